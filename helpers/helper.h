@@ -1,0 +1,115 @@
+/* What the parts of the helper share: error texts, small system-call wrappers, and the
+ * messages between supervisor (outside) and init (PID 1 inside).
+ */
+#ifndef HELPER_H
+#define HELPER_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/types.h>
+#include <termios.h>
+
+#include "plan.h"
+
+#define EXIT_OURS 125
+#define EXIT_NOT_EXECUTABLE 126
+#define EXIT_NOT_FOUND 127
+
+#define cleanup_fd __attribute__((cleanup(close_fd)))
+void close_fd(int *fd); /* closes when >= 0 and sets to -1, errno kept */
+
+/* A failure: system error number (0: none), the plan's record it belongs to (NULL: none), and
+ * a text of the form "cannot open /x: No such file or directory". Kept by whoever reports. */
+struct failure {
+    int error;
+    const struct record *record;
+    char text[1024];
+};
+
+/* Fill *failure and return -1, so that callers can write: return fail(f, errno, rec, "cannot ..."). */
+int fail(struct failure *failure, int error, const struct record *record, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* The name of an error number, "ENOENT", or "" when unknown. */
+const char *error_name(int error);
+
+/* --- messages, one per datagram on a SOCK_SEQPACKET pair ------------------------------- */
+
+enum message_type {
+    /* init to supervisor */
+    MSG_READY = 1,    /* set-up done (without ARGV: waiting for MSG_SPAWN) */
+    MSG_FAILED,       /* set-up failed: a errno, b index of the record or -1, text */
+    MSG_STARTED,      /* id: the command was executed; a its pid inside */
+    MSG_EXEC_FAILED,  /* id: a errno, b 126 or 127, text says what was missing; MSG_EXITED follows */
+    MSG_EXITED,       /* id: a wait status; b user us, c system us, d max rss bytes (largest process) of
+                         the command's whole tree; sent when nothing of it is alive any more */
+    MSG_STOPPED,      /* id: a signal; the foreground group of a pty'd command stopped */
+    MSG_TTY,          /* id: one fd, the master of the pty */
+    MSG_FILE,         /* id: a errno, text on failure; else one fd */
+    MSG_USAGE,        /* answer to MSG_POLL: a memory bytes, b cpu us (live and reaped), c tasks,
+                         d disk bytes used in writable tmpfs of ours, e 1 when one of them is full */
+    /* supervisor to init */
+    MSG_MAPPED = 32,  /* the id maps are written: begin */
+    MSG_SPAWN,        /* id: data is an encoded plan with one SPAWN record (or one fd more, a memfd with
+                         it, before the others); fds stdin, stdout, stderr */
+    MSG_SIGNAL,       /* id: a signal number, for the command's (foreground) process group */
+    MSG_CONTINUE,     /* id: make the command the foreground group again and send SIGCONT */
+    MSG_KILL,         /* id: kill everything of this command (-1: of all) */
+    MSG_POLL,         /* ask for MSG_USAGE; a POLL_* bits: what is wanted */
+    MSG_OPEN,         /* id: data is an encoded plan with one OPEN record */
+    MSG_CLOSE,        /* kill everything and exit */
+};
+
+enum poll_bits { POLL_MEMORY = 1, POLL_CPU = 2, POLL_TASKS = 4, POLL_DISK = 8 };
+
+#define MESSAGE_MAX (132 * 1024) /* bytes of a datagram, struct included */
+#define MESSAGE_FDS 4
+
+struct message {
+    uint32_t type;
+    int32_t id;
+    int64_t a, b, c, d, e;
+    uint32_t size; /* bytes of data behind the struct (texts are NUL-terminated) */
+    uint32_t reserved;
+};
+
+/* Send one message with `nfds` descriptors. 0, or -1 with errno. Never raises SIGPIPE. */
+int message_send(int socket, const struct message *message, const void *data, const int *fds, int nfds);
+
+/* Receive one message into buffer (MESSAGE_MAX bytes; the struct is at its start, data behind it).
+ * fds[MESSAGE_FDS] gets what came (CLOEXEC), -1 elsewhere. Returns 1, 0 at end of file, -1 with errno
+ * (EPROTO: malformed). */
+int message_receive(int socket, char *buffer, int *fds);
+
+/* --- starting init ---------------------------------------------------------------------- */
+
+/* What the supervisor made ready for a one-shot command before the clone. */
+struct command_stdio {
+    int fd[3];            /* -1 where the pty's slave goes (or, without pty, /dev/null) */
+    bool pty;             /* init makes a pty, sends its master with MSG_TTY */
+    struct termios termios; /* copied from the caller's terminal */
+    struct winsize winsize;
+};
+
+struct init_process {
+    pid_t pid;
+    int pidfd;
+    int socket; /* SOCK_SEQPACKET, ours */
+    int userns; /* A, for cleaning up what its ids own */
+};
+
+/* clone3 init with the plan's namespaces, write its id maps (or have newuidmap write them) and
+ * let it begin. Everything in `stdio` and the plan is inherited. On failure nothing is left.
+ * Returns 0, or -1 with *failure filled. */
+int init_start(const struct plan *plan, const struct command_stdio *stdio, struct init_process *init,
+               struct failure *failure);
+
+/* init's life, in the child; never returns (init.c). */
+_Noreturn void init_main(const struct plan *plan, const struct command_stdio *stdio, int socket);
+
+/* The supervisor's life (supervisor.c): returns the exit status. */
+int supervisor_main(struct plan *plan);
+
+#endif

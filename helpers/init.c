@@ -1,0 +1,297 @@
+/* init: PID 1 inside, from the clone to the end. It builds the root, starts commands, reaps
+ * everything, forwards signals, and answers the supervisor. It never executes anything itself,
+ * and is undumpable for life: nothing inside can read or trace it.
+ */
+
+#include <errno.h>
+#include <grp.h>
+#include <net/if.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "commands.h"
+#include "helper.h"
+#include "mounts.h"
+#include "payload.h"
+#include "sys.h"
+
+/* Descriptors that stay through init's life are moved up here, so that 0, 1 and 2 are free. */
+#define FIRST_KEPT 10
+
+static _Noreturn void report_failure(const struct init *init, const struct failure *failure)
+{
+    struct message message = {.type = MSG_FAILED, .a = failure->error, .b = -1};
+
+    if (failure->record)
+        message.b = failure->record - init->plan->records;
+    message.size = (uint32_t)strlen(failure->text) + 1;
+    message_send(init->socket, &message, failure->text, NULL, 0);
+    _exit(EXIT_OURS);
+}
+
+/* --- set-up --------------------------------------------------------------------------------- */
+
+/* Keep the socket and the stdio of a one-shot command, and close whatever else the supervisor had:
+ * a copy of a pipe's other end here would keep it open. */
+static int keep_descriptors(struct init *init, struct command_stdio *stdio)
+{
+    unsigned last = FIRST_KEPT;
+
+    init->socket = fcntl(init->socket, F_DUPFD_CLOEXEC, 512);
+    if (init->socket < 0)
+        return -1;
+    for (int i = 0; i < 3; i++)
+        if (stdio->fd[i] >= 0 && (stdio->fd[i] = fcntl(stdio->fd[i], F_DUPFD_CLOEXEC, 512)) < 0)
+            return -1;
+    sys_close_range(0, 511);
+    init->null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (init->null < 0)
+        return -1;
+    init->null = fcntl(init->null, F_DUPFD_CLOEXEC, FIRST_KEPT);
+    int *kept[] = {&init->socket, &stdio->fd[0], &stdio->fd[1], &stdio->fd[2]};
+    for (unsigned i = 0; i < 4; i++) {
+        if (*kept[i] < 0)
+            continue;
+        *kept[i] = fcntl(*kept[i], F_DUPFD_CLOEXEC, FIRST_KEPT);
+        if (*kept[i] < 0)
+            return -1;
+        last = *kept[i] > (int)last ? (unsigned)*kept[i] : last;
+    }
+    for (int i = 0; i < 3; i++)
+        if (dup2(init->null, i) < 0)
+            return -1;
+    return sys_close_range(last + 1, ~0u);
+}
+
+/* Each source of a mount is a descriptor until it is attached. The payload gets the old limits back. */
+static void raise_descriptor_limit(struct init *init)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    init->files = limit;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static void wait_for_maps(const struct init *init)
+{
+    char buffer[sizeof(struct message) + 64];
+    ssize_t n;
+
+    do
+        n = recv(init->socket, buffer, sizeof(buffer), 0);
+    while (n < 0 && errno == EINTR);
+    if (n < (ssize_t)sizeof(struct message))
+        _exit(EXIT_OURS); /* the supervisor is gone or gave up */
+}
+
+/* The caller's supplementary groups would stay with the command and open what they open. Where ids
+ * are single the kernel forbids to drop them (user_namespaces(7)), which is documented. */
+static void drop_groups(void)
+{
+    if (setgroups(0, NULL) < 0)
+        errno = 0;
+}
+
+/* From here on init is the payload's user in A too: nothing changes for a caller whose own id that is,
+ * but uid 0, which no payload may be, is not mapped in A and could create nothing. */
+static int take_ids(const struct root *root)
+{
+    if (setresgid(root->gid, root->gid, root->gid) < 0)
+        return -1;
+    return setresuid(root->uid, root->uid, root->uid);
+}
+
+static int bring_up_loopback(const struct record *record, struct failure *failure)
+{
+    struct ifreq request = {.ifr_name = "lo"};
+    int fd cleanup_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, &request) < 0)
+        return fail(failure, errno, record, "cannot bring lo up: %s", strerror(errno));
+    request.ifr_flags |= IFF_UP;
+    if (ioctl(fd, SIOCSIFFLAGS, &request) < 0)
+        return fail(failure, errno, record, "cannot bring lo up: %s", strerror(errno));
+    return 0;
+}
+
+/* A's own limit counts what its descendants make: 1 lets B be and nothing below it. Each command has
+ * a B, so the count is the plan's. The sysctl is per user namespace (namespaces(7)). */
+static int limit_user_namespaces(const struct record *record, struct failure *failure)
+{
+    int fd cleanup_fd = open("/proc/sys/user/max_user_namespaces", O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0 || dprintf(fd, "%lld\n", (long long)record_int(record, 0)) < 0)
+        return fail(failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
+    return 0;
+}
+
+static int set_namespaces(const struct init *init, struct failure *failure)
+{
+    const struct record *hostname = plan_find(init->plan, KIND_HOSTNAME);
+    const struct record *loopback = plan_find(init->plan, KIND_LOOPBACK);
+    const struct record *namespaces = plan_find(init->plan, KIND_USERNS_MAX);
+
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        return fail(failure, errno, NULL, "cannot make the mounts private: %s", strerror(errno));
+    if (hostname && sethostname(record_text(hostname, 0), strlen(record_text(hostname, 0))) < 0)
+        return fail(failure, errno, hostname, "cannot set the host name: %s", strerror(errno));
+    if (loopback && bring_up_loopback(loopback, failure) < 0)
+        return -1;
+    return namespaces ? limit_user_namespaces(namespaces, failure) : 0;
+}
+
+/* Init scans /proc and writes id maps through a proc of its own, whether or not the root shows one. */
+static int ensure_proc(struct root *root, struct failure *failure)
+{
+    if (root->proc >= 0)
+        return 0;
+    int fs cleanup_fd = sys_fsopen("proc");
+    if (fs >= 0 && sys_fsconfig(fs, K_FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
+        root->proc = sys_fsmount(fs, 0);
+    if (root->proc < 0)
+        return fail(failure, errno, NULL, "cannot open a fresh proc: %s", strerror(errno));
+    return 0;
+}
+
+static int become_undumpable(void)
+{
+    /* setresuid clears the parent-death signal, and sets dumpable as it likes: both come last. */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
+        return -1;
+    return 0;
+}
+
+static int set_up(struct init *init, struct failure *failure)
+{
+    const struct record *identity = plan_find(init->plan, KIND_IDENTITY);
+    struct root *root = &init->root;
+
+    root->uid = identity ? (uid_t)record_int(identity, 0) : getuid();
+    root->gid = identity ? (gid_t)record_int(identity, 1) : getgid();
+    umask(0);
+    drop_groups();
+    if (set_namespaces(init, failure) < 0 || root_open_sources(root, init->plan, failure) < 0)
+        return -1;
+    if (take_ids(root) < 0)
+        return fail(failure, errno, identity, "cannot take the payload's ids: %s", strerror(errno));
+    if (root_build(root, init->plan, failure) < 0 || ensure_proc(root, failure) < 0 ||
+        root_enter(root, failure) < 0)
+        return -1;
+    if (become_undumpable() < 0)
+        return fail(failure, errno, NULL, "cannot protect init: %s", strerror(errno));
+    setrlimit(RLIMIT_NOFILE, &init->files);
+    return 0;
+}
+
+/* --- the pty -------------------------------------------------------------------------------- */
+
+static int open_terminal(struct init *init, const struct command_stdio *stdio, struct failure *failure)
+{
+    char name[16];
+    int number, unlock = 0;
+    struct message message = {.type = MSG_TTY};
+
+    if (init->root.devpts < 0)
+        return fail(failure, ENOENT, NULL, "cannot make a terminal: the root has no /dev/pts");
+    int master cleanup_fd = openat(init->root.devpts, "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (master < 0 || ioctl(master, TIOCSPTLCK, &unlock) < 0 || ioctl(master, TIOCGPTN, &number) < 0)
+        return fail(failure, errno, NULL, "cannot make a terminal: %s", strerror(errno));
+    snprintf(name, sizeof(name), "%d", number);
+    init->terminal = openat(init->root.devpts, name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (init->terminal < 0 || tcsetattr(init->terminal, TCSANOW, &stdio->termios) < 0 ||
+        ioctl(init->terminal, TIOCSWINSZ, &stdio->winsize) < 0 || ioctl(init->terminal, TIOCSCTTY, 0) < 0 ||
+        fchown(init->terminal, init->root.uid, init->root.gid) < 0)
+        return fail(failure, errno, NULL, "cannot prepare the terminal: %s", strerror(errno));
+    return message_send(init->socket, &message, NULL, &master, 1) < 0
+               ? fail(failure, errno, NULL, "cannot hand over the terminal: %s", strerror(errno))
+               : 0;
+}
+
+/* --- life ----------------------------------------------------------------------------------- */
+
+static int watch_children(struct init *init)
+{
+    sigset_t children;
+
+    sigemptyset(&children);
+    sigaddset(&children, SIGCHLD);
+    sigprocmask(SIG_SETMASK, &children, NULL);
+    init->children = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
+    return init->children;
+}
+
+static void start_one_shot(struct init *init, struct command_stdio *stdio, struct failure *failure)
+{
+    const struct record *argv = plan_find(init->plan, KIND_ARGV);
+
+    if (!argv)
+        return;
+    if (stdio->pty && open_terminal(init, stdio, failure) < 0)
+        report_failure(init, failure);
+    if (commands_start_first(init, argv, stdio, failure) < 0)
+        report_failure(init, failure);
+}
+
+/* The supervisor's end of the socket closing means that it died: so does everything here. */
+static _Noreturn void serve(struct init *init)
+{
+    struct pollfd polls[2 + MAX_COMMANDS];
+
+    for (;;) {
+        unsigned count = commands_poll(init, polls);
+        if (poll(polls, count, -1) < 0 && errno != EINTR)
+            _exit(EXIT_OURS);
+        if (polls[1].revents)
+            commands_reap(init);
+        commands_read_channels(init, polls, count);
+        if (polls[0].revents)
+            commands_message(init);
+    }
+}
+
+_Noreturn void init_main(const struct plan *plan, const struct command_stdio *given, int socket)
+{
+    struct command_stdio stdio = *given;
+    struct failure failure = {0};
+    struct message ready = {.type = MSG_READY};
+    static struct init init;
+    sigset_t none;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGTTOU, SIG_IGN);
+    init.plan = plan;
+    init.socket = socket;
+    init.null = init.terminal = init.children = -1;
+    init.root = (struct root){.fd = -1, .pool = -1, .proc = -1, .devpts = -1, .scratch = -1};
+    setsid();
+    raise_descriptor_limit(&init);
+    wait_for_maps(&init);
+    if (keep_descriptors(&init, &stdio) < 0) {
+        fail(&failure, errno, NULL, "cannot arrange descriptors: %s", strerror(errno));
+        report_failure(&init, &failure);
+    }
+    if (set_up(&init, &failure) < 0)
+        report_failure(&init, &failure);
+    if (watch_children(&init) < 0) {
+        fail(&failure, errno, NULL, "cannot watch children: %s", strerror(errno));
+        report_failure(&init, &failure);
+    }
+    message_send(init.socket, &ready, NULL, NULL, 0);
+    start_one_shot(&init, &stdio, &failure);
+    serve(&init);
+}

@@ -1,0 +1,76 @@
+/* The helper's roles: one executable, so that there is one thing to install and to protect. */
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "helper.h"
+
+static int read_plan(const char *text, struct plan *plan)
+{
+    char *end;
+    long fd = strtol(text, &end, 10);
+    const char *why = "its descriptor is not a number";
+
+    if (*text && *end == 0 && fd >= 0 && fd < 1 << 20 && plan_read((int)fd, plan, &why) == 0)
+        return 0;
+    dprintf(2, "sandbox: cannot read the plan: %s\n", why);
+    return -1;
+}
+
+static void print_field(const struct field *field)
+{
+    putchar('"');
+    for (uint32_t i = 0; i < field->size; i++)
+        printf("%02x", (unsigned char)field->data[i]);
+    putchar('"');
+}
+
+/* For tests: what was understood of a plan, a line of JSON a record, fields in hexadecimal. */
+static int decode(const char *fd)
+{
+    struct plan plan;
+
+    if (read_plan(fd, &plan) < 0)
+        return EXIT_OURS;
+    for (uint32_t i = 0; i < plan.count; i++) {
+        const struct record *record = &plan.records[i];
+        printf("{\"kind\": %d, \"fields\": [", record->kind);
+        for (unsigned f = 0; f < record->nfields; f++) {
+            if (f)
+                printf(", ");
+            print_field(&record->fields[f]);
+        }
+        printf("]}\n");
+    }
+    plan_free(&plan);
+    return fflush(stdout) == 0 ? 0 : EXIT_OURS;
+}
+
+static int run(const char *fd)
+{
+    struct plan plan;
+    int status;
+
+    if (read_plan(fd, &plan) < 0)
+        return EXIT_OURS;
+    status = supervisor_main(&plan);
+    plan_free(&plan);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "run") == 0)
+        return run(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "decode") == 0)
+        return decode(argv[2]);
+    if (argc == 2 && strcmp(argv[1], "true") == 0)
+        return 0;
+    if (argc == 2 && strcmp(argv[1], "version") == 0)
+        return puts("sandbox-helper, plan version 1") < 0 || fflush(stdout) != 0 ? EXIT_OURS : 0;
+    dprintf(2, "sandbox: the helper is started by sandbox itself; run `sandbox --help`\n");
+    return EXIT_OURS;
+}

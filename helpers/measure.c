@@ -1,0 +1,172 @@
+/* What a sandbox uses, measured from inside by init, for limits that the kernel doesn't hold for us.
+ * Not accounting: what lives shorter than the distance of two scans is missed.
+ */
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "commands.h"
+
+struct tally {
+    int64_t wanted;
+    int64_t memory, cpu, tasks;
+    int64_t tick; /* us per clock tick */
+    /* memfds seen in this scan, so that a shared one counts once; when full, each further one counts */
+    uint64_t memfds[256];
+    unsigned memfd_count;
+};
+
+static ssize_t read_proc(const struct init *init, pid_t pid, const char *file, char *text, size_t size)
+{
+    char path[48];
+
+    snprintf(path, sizeof(path), "%d/%s", pid, file);
+    int fd cleanup_fd = openat(init->root.proc, path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
+    if (n >= 0)
+        text[n] = 0;
+    return n;
+}
+
+/* "Name:   123 kB" in bytes. */
+static int64_t kilobytes(const char *text, const char *name)
+{
+    const char *at = strstr(text, name);
+
+    return at ? strtoll(at + strlen(name), NULL, 10) * 1024 : 0;
+}
+
+/* Anonymous and shared-memory pages, each process's share of them, and what is swapped out: what
+ * the sandbox can't be made to give back. Files of the host, read or mapped, are cache. */
+static int64_t process_memory(const struct init *init, pid_t pid)
+{
+    char text[2048];
+
+    if (read_proc(init, pid, "smaps_rollup", text, sizeof(text)) <= 0)
+        return 0;
+    return kilobytes(text, "\nPss_Anon:") + kilobytes(text, "\nPss_Shmem:") + kilobytes(text, "\nSwapPss:");
+}
+
+/* Fields 14 to 17 and 20 of stat, counted behind the name, which may hold anything. */
+static void add_stat(const struct init *init, pid_t pid, struct tally *tally)
+{
+    char text[1024];
+    unsigned long long user, system;
+    long long child_user, child_system, threads;
+
+    if (read_proc(init, pid, "stat", text, sizeof(text)) <= 0)
+        return;
+    const char *rest = strrchr(text, ')');
+    if (!rest || sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %lld %lld %*d %*d %lld",
+                        &user, &system, &child_user, &child_system, &threads) != 5)
+        return;
+    tally->cpu += (int64_t)(user + system + (unsigned long long)(child_user + child_system)) * tally->tick;
+    tally->tasks += threads;
+}
+
+static bool seen_before(struct tally *tally, uint64_t inode)
+{
+    for (unsigned i = 0; i < tally->memfd_count; i++)
+        if (tally->memfds[i] == inode)
+            return true;
+    if (tally->memfd_count < sizeof(tally->memfds) / sizeof(tally->memfds[0]))
+        tally->memfds[tally->memfd_count++] = inode;
+    return false;
+}
+
+/* A memfd that is written to and not mapped shows in no process's PSS, only in its descriptors. */
+static void add_memfds(const struct init *init, pid_t pid, struct tally *tally)
+{
+    char path[32], name[32];
+    struct dirent *entry;
+    struct stat status;
+
+    snprintf(path, sizeof(path), "%d/fd", pid);
+    int fd = openat(init->root.proc, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir) {
+        close_fd(&fd);
+        return;
+    }
+    while ((entry = readdir(dir))) {
+        ssize_t n = readlinkat(fd, entry->d_name, name, sizeof(name) - 1);
+        if (n < 7 || strncmp(name, "/memfd:", 7) != 0 || fstatat(fd, entry->d_name, &status, 0) < 0 ||
+            seen_before(tally, status.st_ino))
+            continue;
+        tally->memory += (int64_t)status.st_blocks * 512;
+    }
+    closedir(dir);
+}
+
+static void add_process(const struct init *init, pid_t pid, void *data)
+{
+    struct tally *tally = data;
+
+    if (tally->wanted & (POLL_CPU | POLL_TASKS))
+        add_stat(init, pid, tally);
+    if (tally->wanted & POLL_MEMORY) {
+        tally->memory += process_memory(init, pid);
+        add_memfds(init, pid, tally);
+    }
+}
+
+/* System V segments that nobody has attached are in no process either: column 14, rss in bytes. */
+static int64_t unattached_segments(const struct init *init)
+{
+    int fd cleanup_fd = openat(init->root.proc, "sysvipc/shm", O_RDONLY | O_CLOEXEC);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "re");
+    char line[512];
+    int64_t sum = 0;
+
+    if (!file)
+        return 0;
+    fd = -1;
+    while (fgets(line, sizeof(line), file)) {
+        unsigned long long attached, rss;
+        if (sscanf(line, "%*d %*d %*o %*u %*d %*d %llu %*u %*u %*u %*u %*u %*u %*u %llu", &attached, &rss) == 2 &&
+            attached == 0)
+            sum += (int64_t)rss;
+    }
+    fclose(file);
+    return sum;
+}
+
+/* Bytes used in the tmpfs of ours, and whether one of them is full, of bytes or of inodes. */
+static void measure_disk(const struct init *init, int64_t *used, int64_t *full)
+{
+    struct statvfs status;
+
+    for (unsigned i = 0; i < init->root.writables; i++) {
+        if (fstatvfs(init->root.writable[i], &status) < 0)
+            continue;
+        *used += (int64_t)(status.f_blocks - status.f_bfree) * (int64_t)status.f_frsize;
+        if ((status.f_blocks && !status.f_bfree) || (status.f_files && !status.f_ffree))
+            *full = 1;
+    }
+}
+
+void measure(const struct init *init, int64_t wanted, struct message *answer)
+{
+    struct tally tally = {.wanted = wanted, .tick = 1000000 / sysconf(_SC_CLK_TCK)};
+    struct rusage reaped;
+
+    if (wanted & (POLL_MEMORY | POLL_CPU | POLL_TASKS))
+        each_process(init, add_process, &tally);
+    if ((wanted & POLL_CPU) && getrusage(RUSAGE_CHILDREN, &reaped) == 0)
+        tally.cpu += (int64_t)(reaped.ru_utime.tv_sec + reaped.ru_stime.tv_sec) * 1000000 +
+                     reaped.ru_utime.tv_usec + reaped.ru_stime.tv_usec;
+    if (wanted & (POLL_DISK | POLL_MEMORY))
+        measure_disk(init, &answer->d, &answer->e);
+    if (wanted & POLL_MEMORY)
+        tally.memory += unattached_segments(init) + answer->d;
+    answer->a = tally.memory;
+    answer->b = tally.cpu;
+    answer->c = tally.tasks;
+}

@@ -1,0 +1,35 @@
+/* Building the root: the plan's operations, executed by init in its new mount namespace. */
+#ifndef MOUNTS_H
+#define MOUNTS_H
+
+#include "helper.h"
+
+/* File systems that this sandbox made and the payload can fill (at most; more are not counted). */
+#define MAX_WRITABLE 64
+
+struct root {
+    int fd;         /* the new root, O_PATH; -1 until the first operation */
+    int pool;       /* the shared tmpfs, a mount attached out of everybody's sight */
+    int proc;       /* the fresh /proc, also when it is not (or no longer) reachable by path */
+    int devpts;
+    int scratch;    /* SCRATCH directory on the host, or -1 */
+    unsigned names; /* directories made in the pool so far */
+    int *sources;   /* per record of the plan: what open_tree or open gave, or -1 */
+    int writable[MAX_WRITABLE]; /* for statfs: the pool first */
+    unsigned writables;
+    uint64_t ours[MAX_WRITABLE]; /* devices of file systems of ours: there mount points may be made */
+    unsigned devices;
+    uid_t uid; /* the payload's ids inside */
+    gid_t gid;
+};
+
+/* Open every mount source, as the caller's own user, before init takes on other ids. */
+int root_open_sources(struct root *root, const struct plan *plan, struct failure *failure);
+
+/* Execute all operations. Afterwards root->fd is complete but the old root is still there. */
+int root_build(struct root *root, const struct plan *plan, struct failure *failure);
+
+/* Make root->fd the root of this mount namespace and drop the old one. */
+int root_enter(struct root *root, struct failure *failure);
+
+#endif

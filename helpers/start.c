@@ -1,0 +1,239 @@
+/* Starting init: the clone with all namespaces at once, and the id maps of A, which only a
+ * process outside can write.
+ */
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "helper.h"
+#include "sys.h"
+
+/* newuidmap(1) takes at most this many ranges of ours; the kernel's own limit is 340 (4.15). */
+#define MAX_MAPS 340
+
+static int write_proc(pid_t pid, const char *name, const char *text)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+    int fd cleanup_fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t n = write(fd, text, strlen(text));
+    return n == (ssize_t)strlen(text) ? 0 : -1;
+}
+
+static int write_map(const struct plan *plan, pid_t pid, int which, struct failure *failure)
+{
+    static const char *const files[] = {"uid_map", "gid_map"};
+    char text[4096];
+    size_t used = 0;
+    const struct record *record = NULL, *first = NULL;
+
+    while ((record = plan_next(plan, KIND_IDMAP, record))) {
+        if (record_int(record, 0) != which)
+            continue;
+        first = first ? first : record;
+        int n = snprintf(text + used, sizeof(text) - used, "%lld %lld %lld\n", (long long)record_int(record, 1),
+                         (long long)record_int(record, 2), (long long)record_int(record, 3));
+        if (n < 0 || (size_t)n >= sizeof(text) - used)
+            return fail(failure, E2BIG, record, "cannot map ids: too many ranges");
+        used += (size_t)n;
+    }
+    if (!first)
+        return fail(failure, EINVAL, NULL, "cannot map ids: the plan has no map");
+    if (write_proc(pid, files[which], text) < 0)
+        return fail(failure, errno, first, "cannot %s: %s", record_description(first), strerror(errno));
+    return 0;
+}
+
+/* An ordinary user may map its own gid only with setgroups(2) denied (user_namespaces(7)). */
+static int write_maps(const struct plan *plan, pid_t pid, struct failure *failure)
+{
+    if (geteuid() != 0 && write_proc(pid, "setgroups", "deny") < 0)
+        return fail(failure, errno, NULL, "cannot deny setgroups: %s", strerror(errno));
+    if (write_map(plan, pid, 1, failure) < 0)
+        return -1;
+    return write_map(plan, pid, 0, failure);
+}
+
+struct tool {
+    pid_t pid;
+    int errors; /* what it wrote on stderr */
+    const char *path;
+};
+
+static int start_tool(const struct plan *plan, pid_t target, int which, struct tool *tool)
+{
+    char numbers[MAX_MAPS * 3 + 1][21];
+    char *arguments[MAX_MAPS * 3 + 3];
+    char *environment[] = {NULL};
+    int pipes[2], count = 0, n = 0;
+    const struct record *record = NULL;
+
+    snprintf(numbers[n], sizeof(numbers[n]), "%d", target);
+    arguments[count++] = (char *)(uintptr_t)tool->path;
+    arguments[count++] = numbers[n++];
+    while ((record = plan_next(plan, KIND_IDMAP, record))) {
+        if (record_int(record, 0) != which)
+            continue;
+        if (n > (MAX_MAPS - 1) * 3 + 1) {
+            errno = E2BIG;
+            return -1;
+        }
+        for (unsigned i = 1; i <= 3; i++) {
+            snprintf(numbers[n], sizeof(numbers[n]), "%lld", (long long)record_int(record, i));
+            arguments[count++] = numbers[n++];
+        }
+    }
+    arguments[count] = NULL;
+    if (pipe2(pipes, O_CLOEXEC) < 0)
+        return -1;
+    tool->pid = fork();
+    if (tool->pid == 0) {
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        signal(SIGPIPE, SIG_DFL);
+        dup2(pipes[1], 2);
+        execve(tool->path, arguments, environment);
+        dprintf(2, "%s", strerror(errno));
+        _exit(127);
+    }
+    close(pipes[1]);
+    tool->errors = pipes[0];
+    return tool->pid < 0 ? -1 : 0;
+}
+
+static int finish_tool(struct tool *tool, struct failure *failure, const struct record *record)
+{
+    char text[400];
+    size_t used = 0;
+    ssize_t n;
+    int status = 0;
+
+    while (used < sizeof(text) - 1 && (n = read(tool->errors, text + used, sizeof(text) - 1 - used)) != 0) {
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            break;
+        used += (size_t)n;
+    }
+    while (used > 0 && text[used - 1] == '\n')
+        used--;
+    text[used] = 0;
+    close_fd(&tool->errors);
+    while (waitpid(tool->pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        return 0;
+    return fail(failure, EPERM, record, "cannot map ids with %s: %s", tool->path, used ? text : "it failed");
+}
+
+/* Both tools at once: each costs about a millisecond, most of it its own start. */
+static int run_tools(const struct plan *plan, const struct record *record, pid_t pid, struct failure *failure)
+{
+    struct tool users = {.pid = -1, .errors = -1, .path = record_text(record, 0)};
+    struct tool groups = {.pid = -1, .errors = -1, .path = record_text(record, 1)};
+    int result = 0;
+
+    if (start_tool(plan, pid, 0, &users) < 0 || start_tool(plan, pid, 1, &groups) < 0)
+        result = fail(failure, errno, record, "cannot start %s: %s", users.path, strerror(errno));
+    if (users.pid > 0 && finish_tool(&users, failure, record) < 0)
+        result = -1;
+    if (groups.pid > 0 && finish_tool(&groups, failure, record) < 0)
+        result = -1;
+    close_fd(&users.errors);
+    close_fd(&groups.errors);
+    return result;
+}
+
+static int set_up_ids(const struct plan *plan, struct init_process *init, struct failure *failure)
+{
+    const struct record *tool = plan_find(plan, KIND_IDTOOL);
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/ns/user", init->pid);
+    init->userns = open(path, O_RDONLY | O_CLOEXEC);
+    if (init->userns < 0)
+        return fail(failure, errno, NULL, "cannot open the user namespace: %s", strerror(errno));
+    return tool ? run_tools(plan, tool, init->pid, failure) : write_maps(plan, init->pid, failure);
+}
+
+static void abandon(struct init_process *init)
+{
+    if (init->pid > 0) {
+        kill(init->pid, SIGKILL);
+        while (waitpid(init->pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    }
+    close_fd(&init->pidfd);
+    close_fd(&init->socket);
+    close_fd(&init->userns);
+}
+
+static int explain_clone(int error, struct failure *failure)
+{
+    switch (error) {
+    case EPERM:
+    case EACCES:
+        return fail(failure, error, NULL, "cannot make namespaces: user namespaces are not allowed here (%s)",
+                    strerror(error));
+    case ENOSPC:
+    case EUSERS:
+        return fail(failure, error, NULL,
+                    "cannot make namespaces: the limit on user namespaces or their depth is reached (%s)",
+                    strerror(error));
+    default:
+        return fail(failure, error, NULL, "cannot make namespaces: %s", strerror(error));
+    }
+}
+
+int init_start(const struct plan *plan, const struct command_stdio *stdio, struct init_process *init,
+               struct failure *failure)
+{
+    const struct record *namespaces = plan_find(plan, KIND_NAMESPACES);
+    struct message go = {.type = MSG_MAPPED};
+    int pair[2], pidfd = -1;
+    struct k_clone_args args = {
+        .flags = K_CLONE_NEWUSER | K_CLONE_NEWNS | K_CLONE_NEWPID | K_CLONE_PIDFD | K_CLONE_CLEAR_SIGHAND,
+        .pidfd = (uint64_t)(uintptr_t)&pidfd,
+        .exit_signal = SIGCHLD,
+    };
+
+    init->pid = -1;
+    init->pidfd = init->socket = init->userns = -1;
+    if (namespaces)
+        args.flags |= (uint64_t)record_int(namespaces, 0) & (K_CLONE_NEWCGROUP | K_CLONE_NEWUTS | K_CLONE_NEWIPC |
+                                                             K_CLONE_NEWNET);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return fail(failure, errno, NULL, "cannot make a socket: %s", strerror(errno));
+    init->pid = sys_clone3(&args);
+    if (init->pid == 0) {
+        close(pair[0]);
+        init_main(plan, stdio, pair[1]);
+    }
+    int error = errno;
+    close(pair[1]);
+    init->socket = pair[0];
+    init->pidfd = pidfd;
+    if (init->pid < 0) {
+        abandon(init);
+        return explain_clone(error, failure);
+    }
+    if (set_up_ids(plan, init, failure) < 0) {
+        abandon(init);
+        return -1;
+    }
+    if (message_send(init->socket, &go, NULL, NULL, 0) < 0) {
+        abandon(init);
+        return fail(failure, EPIPE, NULL, "cannot start: init ended before it began");
+    }
+    return 0;
+}

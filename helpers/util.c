@@ -1,0 +1,140 @@
+/* Error texts, descriptors and messages: what every part of the helper uses. */
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "helper.h"
+
+void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        int saved = errno;
+        close(*fd);
+        errno = saved;
+    }
+    *fd = -1;
+}
+
+int fail(struct failure *failure, int error, const struct record *record, const char *format, ...)
+{
+    va_list arguments;
+
+    failure->error = error;
+    failure->record = record;
+    va_start(arguments, format);
+    vsnprintf(failure->text, sizeof(failure->text), format, arguments);
+    va_end(arguments);
+    return -1;
+}
+
+/* strerrorname_np is glibc's only. The numbers of a sandbox's set-up; others print as a number. */
+const char *error_name(int error)
+{
+    static const struct {
+        int number;
+        const char *name;
+    } names[] = {
+        {EPERM, "EPERM"},         {ENOENT, "ENOENT"},       {EIO, "EIO"},
+        {ENXIO, "ENXIO"},         {E2BIG, "E2BIG"},         {ENOEXEC, "ENOEXEC"},
+        {EBADF, "EBADF"},         {EAGAIN, "EAGAIN"},       {ENOMEM, "ENOMEM"},
+        {EACCES, "EACCES"},       {EFAULT, "EFAULT"},       {EBUSY, "EBUSY"},
+        {EEXIST, "EEXIST"},       {EXDEV, "EXDEV"},         {ENODEV, "ENODEV"},
+        {ENOTDIR, "ENOTDIR"},     {EISDIR, "EISDIR"},       {EINVAL, "EINVAL"},
+        {ENFILE, "ENFILE"},       {EMFILE, "EMFILE"},       {ETXTBSY, "ETXTBSY"},
+        {EFBIG, "EFBIG"},         {ENOSPC, "ENOSPC"},       {EROFS, "EROFS"},
+        {EMLINK, "EMLINK"},       {EPIPE, "EPIPE"},         {ENAMETOOLONG, "ENAMETOOLONG"},
+        {ENOSYS, "ENOSYS"},       {ENOTEMPTY, "ENOTEMPTY"}, {ELOOP, "ELOOP"},
+        {EPROTO, "EPROTO"},       {EOVERFLOW, "EOVERFLOW"}, {EUSERS, "EUSERS"},
+        {EOPNOTSUPP, "EOPNOTSUPP"}, {ESTALE, "ESTALE"},     {EDQUOT, "EDQUOT"},
+    };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (names[i].number == error)
+            return names[i].name;
+    return "";
+}
+
+int message_send(int socket, const struct message *message, const void *data, const int *fds, int nfds)
+{
+    union {
+        char buffer[CMSG_SPACE(sizeof(int) * MESSAGE_FDS)];
+        struct cmsghdr align;
+    } control;
+    struct iovec parts[2] = {
+        {.iov_base = (void *)(uintptr_t)message, .iov_len = sizeof(*message)},
+        {.iov_base = (void *)(uintptr_t)data, .iov_len = message->size},
+    };
+    struct msghdr header = {.msg_iov = parts, .msg_iovlen = message->size ? 2 : 1};
+
+    if (nfds > MESSAGE_FDS || message->size > MESSAGE_MAX - sizeof(*message)) {
+        errno = EMSGSIZE;
+        return -1;
+    }
+    if (nfds > 0) {
+        memset(&control, 0, sizeof(control));
+        header.msg_control = control.buffer;
+        header.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)nfds);
+        struct cmsghdr *item = CMSG_FIRSTHDR(&header);
+        item->cmsg_level = SOL_SOCKET;
+        item->cmsg_type = SCM_RIGHTS;
+        item->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)nfds);
+        memcpy(CMSG_DATA(item), fds, sizeof(int) * (size_t)nfds);
+    }
+    for (;;) {
+        if (sendmsg(socket, &header, MSG_NOSIGNAL) >= 0)
+            return 0;
+        if (errno != EINTR)
+            return -1;
+    }
+}
+
+/* Take the descriptors out of what was received; more than MESSAGE_FDS can't come (no room). */
+static void take_descriptors(struct msghdr *header, int *fds)
+{
+    for (struct cmsghdr *item = CMSG_FIRSTHDR(header); item; item = CMSG_NXTHDR(header, item)) {
+        if (item->cmsg_level != SOL_SOCKET || item->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (item->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        if (count > MESSAGE_FDS)
+            count = MESSAGE_FDS;
+        memcpy(fds, CMSG_DATA(item), count * sizeof(int));
+    }
+}
+
+int message_receive(int socket, char *buffer, int *fds)
+{
+    union {
+        char buffer[CMSG_SPACE(sizeof(int) * MESSAGE_FDS)];
+        struct cmsghdr align;
+    } control;
+    struct iovec part = {.iov_base = buffer, .iov_len = MESSAGE_MAX};
+    struct msghdr header = {
+        .msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = control.buffer,
+        .msg_controllen = sizeof(control.buffer),
+    };
+    const struct message *message = (const struct message *)(const void *)buffer;
+    ssize_t size;
+
+    for (int i = 0; i < MESSAGE_FDS; i++)
+        fds[i] = -1;
+    do
+        size = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
+    while (size < 0 && errno == EINTR);
+    if (size <= 0)
+        return size < 0 ? -1 : 0;
+    take_descriptors(&header, fds);
+    if ((size_t)size < sizeof(*message) || (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
+        message->size != (size_t)size - sizeof(*message)) {
+        for (int i = 0; i < MESSAGE_FDS; i++)
+            close_fd(&fds[i]);
+        errno = EPROTO;
+        return -1;
+    }
+    return 1;
+}

@@ -18,7 +18,8 @@
 
 static int fail_step(struct failure *failure, int error, const struct record *record)
 {
-    return fail(failure, error, record, "cannot %s: %s", record_description(record), strerror(error));
+    return fail(failure, error, record, "cannot %s: %s", record_description(record),
+                error == ELOOP ? "a symbolic link is in the way, or leads nowhere inside the root" : strerror(error));
 }
 
 /* --- resolving ------------------------------------------------------------------------------ */
@@ -98,8 +99,11 @@ static int make_directory(const struct root *root, const char *dst, mode_t mode,
         errno = ENOENT;
         return -1;
     }
-    if (mkdirat(parent, name, mode) < 0)
+    if (mkdirat(parent, name, mode) < 0) {
+        if (errno == EEXIST) /* and yet it could not be opened: a link that leads nowhere */
+            errno = ELOOP;
         return -1;
+    }
     return open_inside(root, dst, flags);
 }
 
@@ -136,9 +140,6 @@ static int open_target(const struct root *root, const struct record *record, boo
         return fd;
     if (errno == ENOENT)
         return fail(failure, ENOENT, record, "cannot %s: there is no %s in the sandbox to mount on",
-                    record_description(record), dst);
-    if (errno == ELOOP)
-        return fail(failure, ELOOP, record, "cannot %s: %s leads through a symbolic link",
                     record_description(record), dst);
     return fail_step(failure, errno, record);
 }

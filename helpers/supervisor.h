@@ -1,0 +1,108 @@
+/* What the parts of the supervisor share. */
+#ifndef SUPERVISOR_H
+#define SUPERVISOR_H
+
+#include "helper.h"
+#include "streams.h"
+#include "tty.h"
+#include "verdict.h"
+
+#define MAX_JOBS 256
+#define SECOND ((int64_t)1000000000)
+
+enum job_state { JOB_WAITING, JOB_STARTED, JOB_EXITED };
+
+/* One command, from the request to its result. */
+struct job {
+    int32_t id;
+    enum job_state state;
+    bool stopped;
+    int64_t timeout; /* ns, or -1 */
+    int64_t began, deadline;   /* CLOCK_MONOTONIC, ns; 0: none, as all of these */
+    int64_t kill_by, drain_by; /* when patience with init, or with who reads the output, ends */
+    struct streams streams;
+    struct outcome outcome;
+};
+
+/* An event that the caller's socket had no room for yet. */
+struct event {
+    struct event *next;
+    size_t size;
+    int fd;
+    char data[];
+};
+
+struct supervisor {
+    const struct plan *plan;
+    struct limits limits;
+    int stdio[3], control, lifeline, report, verbosity;
+    bool one_shot;
+
+    struct init_process init;
+    struct failure failure;
+    bool failed;    /* the set-up failed: nothing ran */
+    bool ready;
+    bool closing;   /* the caller wants no more: everything is killed, nothing waits for a reader */
+    bool init_dead;
+    bool init_mute; /* no more messages will come */
+    bool init_full; /* a request waits for room in its socket */
+
+    struct job *jobs[MAX_JOBS];
+    unsigned count;
+    struct event *events, **last_event;
+    struct terminal terminal;
+    int pty_in, pty_out; /* where its bytes come from and go to, until it is there */
+    bool hung_up;        /* no more input for it: the command was told */
+    int signals;    /* a signalfd */
+    int ended_by;   /* the signal that made us end it before it began */
+
+    int64_t poll_next, poll_every, poll_sent; /* poll_sent: 0 when no answer is awaited */
+    int64_t cpu_finished; /* us, of commands that ended */
+    int status;     /* what we exit with */
+};
+
+/* --- jobs.c --------------------------------------------------------------------------------- */
+
+struct job *job_new(struct supervisor *s, int32_t id);
+struct job *job_find(const struct supervisor *s, int32_t id);
+void job_refuse(struct supervisor *s, int32_t id, const char *why); /* a result for what never began */
+void job_drop(struct supervisor *s, struct job *job); /* forget it without a result */
+
+/* Send to init, never waiting. 0, or -1 with errno. */
+int init_send(struct supervisor *s, enum message_type type, int32_t id, int64_t value);
+
+/* Read one message of init's. 1, 0 when there is none now, -1 when there will be no more. */
+int jobs_message(struct supervisor *s);
+
+/* Do what time and the relays ask for: limits, kills that were not obeyed, results. */
+void jobs_check(struct supervisor *s, int64_t time);
+
+/* When jobs_check is next wanted, CLOCK_MONOTONIC in ns; INT64_MAX: never. */
+int64_t jobs_next(const struct supervisor *s);
+
+/* Init is gone, with everything inside; what it used altogether, in us. */
+void jobs_end(struct supervisor *s, int64_t user, int64_t system);
+
+/* Deliver a signal of the caller's, and remember that it was not the command's own affair. */
+void job_signal(struct supervisor *s, struct job *job, int number);
+
+void kill_init(struct supervisor *s);
+
+/* Everything is to be killed, without a limit being the reason. */
+void supervisor_close(struct supervisor *s);
+
+/* Stop with the command, and go on with it. supervisor.c */
+void supervisor_suspend(struct supervisor *s, struct job *job, bool group);
+void supervisor_resume(struct supervisor *s);
+
+/* Give up the standard descriptors: the command has its own. */
+void supervisor_let_go(const struct supervisor *s);
+
+/* --- control.c ------------------------------------------------------------------------------ */
+
+/* Send an event, or keep it until there is room; fd (or -1) goes along and is closed. */
+void control_send(struct supervisor *s, const char *json, size_t size, int fd);
+short control_wanted(struct supervisor *s); /* poll events */
+void control_ready(struct supervisor *s, short revents);
+
+#endif

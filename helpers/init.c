@@ -127,38 +127,24 @@ static int bring_up_loopback(const struct record *record, struct failure *failur
     return 0;
 }
 
-/* A's own limit counts what its descendants make: 1 lets B be and nothing below it. Each command has
- * a B, so the count is the plan's. The sysctl is per user namespace (namespaces(7)). */
-static int limit_user_namespaces(const struct record *record, struct failure *failure)
-{
-    int fd cleanup_fd = open("/proc/sys/user/max_user_namespaces", O_WRONLY | O_CLOEXEC);
-
-    if (fd < 0 || dprintf(fd, "%lld\n", (long long)record_int(record, 0)) < 0)
-        return fail(failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
-    return 0;
-}
-
 static int set_namespaces(const struct init *init, struct failure *failure)
 {
     const struct record *hostname = plan_find(init->plan, KIND_HOSTNAME);
     const struct record *loopback = plan_find(init->plan, KIND_LOOPBACK);
-    const struct record *namespaces = plan_find(init->plan, KIND_USERNS_MAX);
 
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return fail(failure, errno, NULL, "cannot make the mounts private: %s", strerror(errno));
     if (hostname && sethostname(record_text(hostname, 0), strlen(record_text(hostname, 0))) < 0)
         return fail(failure, errno, hostname, "cannot set the host name: %s", strerror(errno));
-    if (loopback && bring_up_loopback(loopback, failure) < 0)
-        return -1;
-    return namespaces ? limit_user_namespaces(namespaces, failure) : 0;
+    return loopback ? bring_up_loopback(loopback, failure) : 0;
 }
 
-/* Init scans /proc and writes id maps through a proc of its own, whether or not the root shows one. */
-static int ensure_proc(struct root *root, struct failure *failure)
+/* Init scans processes, writes id maps and sets sysctls through a proc of its own, whether or not the
+ * root shows one, and whatever is mounted on that. */
+static int open_proc(struct root *root, struct failure *failure)
 {
-    if (root->proc >= 0)
-        return 0;
     int fs cleanup_fd = sys_fsopen("proc");
+
     if (fs >= 0 && sys_fsconfig(fs, K_FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
         root->proc = sys_fsmount(fs, 0);
     if (root->proc < 0)
@@ -187,7 +173,7 @@ static int set_up(struct init *init, struct failure *failure)
         return -1;
     if (take_ids(root) < 0)
         return fail(failure, errno, identity, "cannot take the payload's ids: %s", strerror(errno));
-    if (root_build(root, init->plan, failure) < 0 || ensure_proc(root, failure) < 0 ||
+    if (root_build(root, init->plan, failure) < 0 || open_proc(root, failure) < 0 ||
         root_enter(root, failure) < 0)
         return -1;
     if (become_undumpable() < 0)

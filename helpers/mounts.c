@@ -444,7 +444,7 @@ static int new_instance(const char *type, const char *const options[][2], int64_
 
 static int do_proc(struct root *root, const struct record *record, struct failure *failure)
 {
-    int mount = new_instance("proc", NULL, record_int(record, 1));
+    int mount cleanup_fd = new_instance("proc", NULL, record_int(record, 1));
 
     if (mount < 0 && errno == EPERM)
         return fail(failure, EPERM, record,
@@ -453,7 +453,6 @@ static int do_proc(struct root *root, const struct record *record, struct failur
                     record_description(record));
     if (mount < 0)
         return fail_step(failure, errno, record);
-    root->proc = mount;
     return attach(root, record, mount, true, failure);
 }
 

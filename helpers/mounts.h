@@ -10,7 +10,7 @@
 struct root {
     int fd;         /* the new root, O_PATH; -1 until the first operation */
     int pool;       /* the shared tmpfs, a mount attached out of everybody's sight */
-    int proc;       /* the fresh /proc, also when it is not (or no longer) reachable by path */
+    int proc;       /* init's own instance, attached nowhere */
     int devpts;
     int scratch;    /* SCRATCH directory on the host, or -1 */
     unsigned names; /* directories made in the pool so far */

@@ -25,6 +25,7 @@
 #include "sys.h"
 
 #define LAST_SIGNAL 64
+#define CHANNEL 3 /* where the channel to init is at the end, the only descriptor besides stdio */
 
 /* --- in the child --------------------------------------------------------------------------- */
 
@@ -128,6 +129,17 @@ static int enter_inner_namespace(const struct plan *plan, int channel, struct fa
     return 0;
 }
 
+/* The count is B's own, and takes CAP_SYS_RESOURCE in B to be raised again. The sysctl is that of the
+ * process that looks it up (namespaces(7)), so it can't be set from outside. */
+static int limit_user_namespaces(const struct record *record, int proc, struct failure *failure)
+{
+    int fd cleanup_fd = openat(proc, "sys/user/max_user_namespaces", O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0 || dprintf(fd, "%lld\n", (long long)record_int(record, 0)) < 0)
+        return fail(failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
+    return 0;
+}
+
 static int set_capabilities(uint64_t mask, bool is_root)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -168,21 +180,44 @@ static int load_filter(const struct plan *plan, struct failure *failure)
     return 0;
 }
 
-static int restrict_rights(const struct payload *payload, const struct root *root, struct failure *failure)
+/* By descriptor and without magic links: /proc/self/fd/N would be a directory of whoever opened it
+ * (runc's CVE-2024-21626). Nothing but the channel is open any more, either. */
+static int enter_workdir(const struct payload *payload, struct failure *failure)
+{
+    int fd cleanup_fd =
+        sys_openat2(AT_FDCWD, payload->workdir, O_PATH | O_DIRECTORY, 0, K_RESOLVE_NO_MAGICLINKS);
+
+    if (fd < 0 || fchdir(fd) < 0)
+        return fail(failure, errno, plan_find(payload->plan, KIND_WORKDIR),
+                    "cannot enter the working directory %s: %s", payload->workdir,
+                    errno == ELOOP ? "it leads through a link of /proc" : strerror(errno));
+    return 0;
+}
+
+/* What needs descriptors or rights that go next. */
+static int prepare_rights(const struct payload *payload, const struct root *root, struct failure *failure)
 {
     const struct record *keyring = plan_find(payload->plan, KIND_KEYRING);
     const struct record *umask_record = plan_find(payload->plan, KIND_UMASK);
-    const struct record *capabilities = plan_find(payload->plan, KIND_CAPABILITIES);
-    uint64_t mask = capabilities ? (uint64_t)record_int(capabilities, 0) : 0;
+    const struct record *namespaces = plan_find(payload->plan, KIND_USERNS_MAX);
 
+    if (namespaces && limit_user_namespaces(namespaces, root->proc, failure) < 0)
+        return -1;
     if (keyring && syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0)
         return fail(failure, errno, keyring, "cannot %s: %s", record_description(keyring), strerror(errno));
     umask(umask_record ? (mode_t)record_int(umask_record, 0) & 0777 : 022);
+    return 0;
+}
+
+static int restrict_rights(const struct payload *payload, const struct root *root, struct failure *failure)
+{
+    const struct record *capabilities = plan_find(payload->plan, KIND_CAPABILITIES);
+    uint64_t mask = capabilities ? (uint64_t)record_int(capabilities, 0) : 0;
+
+    if (enter_workdir(payload, failure) < 0)
+        return -1;
     if (set_capabilities(mask, root->uid == 0) < 0)
         return fail(failure, errno, capabilities, "cannot set capabilities: %s", strerror(errno));
-    if (chdir(payload->workdir) < 0)
-        return fail(failure, errno, plan_find(payload->plan, KIND_WORKDIR),
-                    "cannot enter the working directory %s: %s", payload->workdir, strerror(errno));
     return load_filter(payload->plan, failure);
 }
 
@@ -251,14 +286,17 @@ static _Noreturn void become_payload(const struct payload *payload, const struct
     }
     if (set_limits(payload->plan, &failure) < 0 ||
         enter_inner_namespace(payload->plan, channel, &failure) < 0 ||
-        restrict_rights(payload, root, &failure) < 0)
+        prepare_rights(payload, root, &failure) < 0)
         give_up(channel, payload->plan, &failure, EXIT_OURS);
-    if (dup2(channel, 3) != 3 || fcntl(3, F_SETFD, FD_CLOEXEC) < 0 || sys_close_range(4, ~0u) < 0) {
+    if (dup2(channel, CHANNEL) != CHANNEL || fcntl(CHANNEL, F_SETFD, FD_CLOEXEC) < 0 ||
+        sys_close_range(CHANNEL + 1, ~0u) < 0) {
         fail(&failure, errno, NULL, "cannot close descriptors: %s", strerror(errno));
         give_up(channel, payload->plan, &failure, EXIT_OURS);
     }
+    if (restrict_rights(payload, root, &failure) < 0)
+        give_up(CHANNEL, payload->plan, &failure, EXIT_OURS);
     search_and_exec(payload, &failure);
-    give_up(3, payload->plan, &failure, exec_status(failure.error));
+    give_up(CHANNEL, payload->plan, &failure, exec_status(failure.error));
 }
 
 /* --- in init -------------------------------------------------------------------------------- */

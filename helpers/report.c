@@ -352,7 +352,8 @@ void report_result(struct text *text, const struct plan *plan, int32_t id, const
     char line[1200];
 
     report_message(line, sizeof(line), limits, outcome);
-    text_add(text, "{\"event\":\"result\",\"id\":%d,\"verdict\":\"%s\"", id, verdict_names[judgement.verdict]);
+    text_add(text, "{\"event\":\"result\",\"id\":%d", id);
+    text_add(text, ",\"verdict\":\"%s\"", verdict_names[judgement.verdict]);
     add_status(text, outcome);
     text_add(text, ",\"limit\":");
     add_limit(text, limits, outcome, judgement.limit);
@@ -401,7 +402,7 @@ static const char *mend_for(const struct failure *failure)
         {KIND_RLIMIT, EPERM, "lower the limit, or raise the caller's hard one (ulimit -H)"},
         {KIND_NPROC, EPERM, "lower the limit, or raise the caller's hard one (ulimit -H)"},
     };
-    bool ours = !failure->record || !*record_origin(failure->record); /* nobody wrote it, nobody can change it */
+    bool ours = !failure->record || !*record_origin(failure->record); /* nobody wrote it */
 
     for (unsigned i = 0; !ours && i < sizeof(known) / sizeof(known[0]); i++)
         if (known[i].kind == failure->record->kind && known[i].error == failure->error)

@@ -341,7 +341,8 @@ static void on_end(struct supervisor *s)
         ;
     s->init_dead = s->init_mute = true;
     if (!s->ready && !s->failed && !s->closing) {
-        fail(&s->failure, 0, NULL, "cannot set up the sandbox: init ended (wait status %#x)", (unsigned)status);
+        fail(&s->failure, 0, NULL, "cannot set up the sandbox: init ended, wait status %#x",
+             (unsigned)status);
         s->failed = true;
     }
     if (s->failed)
@@ -443,6 +444,7 @@ static unsigned prepare_pty(struct supervisor *s, struct command_stdio *io)
     for (int i = 0; i < 3; i++)
         if (!terminal || isatty(s->stdio[i]))
             skip |= 1u << i;
+    s->terminal.shared = skip != 7;
     return skip;
 }
 

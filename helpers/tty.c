@@ -93,12 +93,16 @@ void terminal_raw(struct terminal *terminal)
 {
     struct termios raw;
 
-    if (terminal->fd < 0 || terminal->raw || !terminal_foreground(terminal) ||
-        tcgetattr(terminal->fd, &terminal->saved) < 0)
+    if (terminal->fd < 0 || !terminal_foreground(terminal))
+        return;
+    /* Already raw, after somebody stopped us the hard way: the shell may have changed it since. */
+    if (!terminal->raw && tcgetattr(terminal->fd, &terminal->saved) < 0)
         return;
     arrange_rescue(terminal);
     raw = terminal->saved;
     cfmakeraw(&raw);
+    if (terminal->shared)
+        raw.c_oflag = terminal->saved.c_oflag; /* or their lines would run down like stairs */
     terminal->raw = true;
     tcsetattr(terminal->fd, TCSANOW, &raw);
 }

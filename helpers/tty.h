@@ -8,6 +8,7 @@ struct terminal {
     int fd;     /* the caller's terminal, or -1 */
     int master; /* of the command's pty, or -1 */
     bool raw;
+    bool shared; /* others write to it while it is raw: the rest of a pipeline */
     struct termios saved;
 };
 

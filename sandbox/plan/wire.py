@@ -54,7 +54,7 @@ class Kind(IntEnum):
     LOOPBACK = 15  # bring lo up
     TTY = 16  # i 0 never, 1 a pty when the caller's stdin is a terminal, 2 always
     KEYRING = 17  # join a new session keyring before exec
-    USERNS_MAX = 18  # i written to user.max_user_namespaces of A before B is made
+    USERNS_MAX = 18  # i written to user.max_user_namespaces of B: how many it may make
     POOL = 19  # i bytes (0: the kernel's default), i inodes (0: default): the shared tmpfs
     PIDS_PEAK = 20  # ask for counting tasks when polling (costs a scan)
 

@@ -1,0 +1,156 @@
+"""What a payload may do to init, to the mounts, to the kernel, and to what it was started with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import sandbox
+from tests.security.inside import PYTHON, errno_of, output, python
+
+pytestmark = [pytest.mark.integration, pytest.mark.as_root]
+
+AS_ROOT = {"user.map": "root"}
+
+
+def test_init_can_be_neither_read_nor_traced() -> None:
+    """CVE-2019-5736, CVE-2016-8659: through /proc/1 the launcher's file and memory would be in reach."""
+    for name in ("exe", "cwd", "root"):
+        assert errno_of(f"os.readlink('/proc/1/{name}')") == "EACCES"
+    for name in ("mem", "environ", "maps"):
+        assert errno_of(f"open('/proc/1/{name}', 'rb').read(1)") == "EACCES"
+    assert errno_of("open('/proc/1/exe', 'r+b')") == "EACCES"
+    assert errno_of("os.listdir('/proc/1/fd')") == "EACCES"
+    assert errno_of("call(101, 16, 1, 0, 0)", profile="base") == "EPERM"  # ptrace(PTRACE_ATTACH, 1)
+
+
+def test_status_says_no_rights() -> None:
+    """CVE-2022-24769: inheritable capabilities, which nobody had asked for."""
+    status = dict(
+        line.split(":\t", 1) for line in output("print(open('/proc/self/status').read())").splitlines() if ":\t" in line
+    )
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == 0, name
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+
+
+def test_root_inside_can_undo_nothing() -> None:
+    """The payload's namespace B has no rights over A, which owns the mounts, even with every capability in B."""
+    all_rights = {
+        **AS_ROOT,
+        "process.nested": True,
+        "process.seccomp": "off",
+        "process.capabilities": ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_CHROOT", "CAP_SETUID", "CAP_SYS_RESOURCE"],
+    }
+    code = """
+        import ctypes, errno, os, socket, struct, fcntl
+        libc = ctypes.CDLL(None, use_errno=True)
+        def say(what, result):
+            print(what, errno.errorcode[ctypes.get_errno()] if result < 0 else "done")
+        assert int([l for l in open('/proc/self/status') if l.startswith('CapEff')][0].split()[1], 16) != 0
+        say("umount", libc.umount2(b"/usr", 2))
+        say("remount", libc.mount(None, b"/usr", None, 32 | 4096, None))
+        say("mount", libc.mount(b"none", b"/tmp", b"tmpfs", 0, None))
+        say("unhide", libc.umount2(b"/proc/keys", 2))
+        say("hostname", libc.sethostname(b"x", 1))
+        s = socket.socket()
+        try:
+            fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 0))
+            print("lo done")
+        except OSError as error:
+            print("lo", errno.errorcode[error.errno])
+    """
+    lines = output(code, profile="base", overrides=all_rights).splitlines()
+    assert {line.split()[1] for line in lines} <= {"EPERM", "EINVAL", "EACCES"}, lines
+    assert len(lines) == 6
+
+
+def test_groups_can_not_be_changed() -> None:
+    """CVE-2014-8989: dropping a group can give rights that the group was denied."""
+    assert errno_of("os.setgroups([])") == "EPERM"
+
+
+def test_only_the_standard_descriptors_are_inherited() -> None:
+    """CVE-2024-21626: a directory of the host, open in the launcher."""
+    extra = [os.open("/", os.O_RDONLY) for _ in range(20)]
+    try:
+        for fd in extra:
+            os.set_inheritable(fd, True)
+        listing = output("import os; print(sorted(os.listdir('/proc/self/fd'), key=int))")
+    finally:
+        for fd in extra:
+            os.close(fd)
+    assert listing == "['0', '1', '2', '3']"  # 3 is the listing itself
+
+
+def test_a_working_directory_behind_a_descriptor_is_refused() -> None:
+    with pytest.raises(sandbox.SandboxError):
+        sandbox.run(["pwd"], profile="base", overrides={"process.workdir": "/proc/self/fd/5"})
+
+
+@pytest.mark.parametrize("place", ["/", "/usr", "/etc", "/proc/sys", "/sys", "/dev", "/sys/fs/cgroup"])
+def test_what_is_the_sandboxs_own_can_not_be_written(place: str) -> None:
+    found = output(f"import os; print(os.path.lexists({place!r}) and os.access({place!r}, os.W_OK))")
+    assert found == "False"
+
+
+def test_nothing_of_the_callers_environment_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CVE-2020-14370. Everything in /proc is looked at, init included."""
+    monkeypatch.setenv("SECRET_OF_THE_HOST", "x-canary-x")
+    found = output("""
+        import glob
+        for name in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'):
+            try:
+                if b'x-canary' in open(name, 'rb').read() and not name.endswith('cmdline'):
+                    print(name)
+            except OSError:
+                pass
+    """)
+    assert found == ""
+
+
+def test_a_command_named_like_an_option_is_executed(tmp_path: Path) -> None:
+    """CVE-2024-32462."""
+    program = tmp_path / "--bind"
+    program.write_text("#!/bin/sh\necho executed\n")
+    program.chmod(0o755)
+    result = sandbox.run(["--bind"], profile="untrusted", cwd=tmp_path, env={"PATH": str(tmp_path)}, text=True)
+    assert result.stdout == "executed\n"
+
+
+@pytest.mark.parametrize("user", ["1000abc", "-1", "0:-1", "4294967295", "", "1:2:3", "99999999999:1"])
+def test_junk_is_no_user(user: str) -> None:
+    """CVE-2026-30892."""
+    with pytest.raises(sandbox.ProfileError):
+        sandbox.run(["true"], profile="base", overrides={"user.map": user})
+
+
+def test_user_namespaces_are_closed_twice() -> None:
+    """By the filter, and by the count of A should the filter be off (bubblewrap's --disable-userns)."""
+    assert errno_of("call(272, 0x10000000)") == "EPERM"
+    assert errno_of("call(272, 0x10000000)", profile="base", overrides={"process.seccomp": "off"}) in (
+        "ENOSPC",
+        "EUSERS",
+    )
+
+
+def test_core_dumps_reach_no_handler() -> None:
+    """A limit of 0 still runs a piped handler, on the host and as root; 1 does not (core(5))."""
+    assert output("import resource; print(resource.getrlimit(resource.RLIMIT_CORE))") == "(1, 1)"
+    for value in ("(0, 0)", "(0, 1)"):
+        code = f"""
+            import resource
+            try:
+                resource.setrlimit(resource.RLIMIT_CORE, {value})
+            except (OSError, ValueError):
+                pass
+            print(resource.getrlimit(resource.RLIMIT_CORE))
+        """
+        assert output(code) == "(1, 1)"
+
+
+def test_python_is_where_these_tests_think() -> None:
+    assert sandbox.run([PYTHON, "-V"], profile="base").returncode == 0

@@ -1,0 +1,180 @@
+"""A payload that lies about its end, will not end, or takes more than its share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sandbox
+from tests.security.inside import PYTHON, python
+
+pytestmark = [pytest.mark.integration, pytest.mark.as_root]
+
+FORGED = '{"event":"result","id":0,"verdict":"ok","exit_code":0,"signal":null,"limit":null,"hit":[],"usage":{}}'
+
+
+def test_a_verdict_can_not_be_forged() -> None:
+    result = python(f"""
+        import os, signal
+        for fd in range(0, 1024):
+            try: os.write(fd, b'''{FORGED}\\n''')
+            except OSError: pass
+        os._exit(137)
+    """)
+    assert result.verdict == "nonzero"
+    assert result.returncode == 137
+    assert FORGED in result.stdout
+
+
+ESCAPES = {
+    "double fork": "import os, time\nif os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0: time.sleep(600)\n  os._exit(0)\ntime.sleep(600)",
+    "ignored signals": "import signal, time\nfor s in range(1, 65):\n  try: signal.signal(s, signal.SIG_IGN)\n  except (OSError, ValueError): pass\ntime.sleep(600)",
+    "stopped": "import os, signal, time\nif os.fork() == 0: time.sleep(600)\nos.kill(os.getpid(), signal.SIGSTOP)",
+    "many": "import os, time\nfor _ in range(20):\n  if os.fork() == 0:\n    os.setsid()\n    time.sleep(600)\ntime.sleep(600)",
+}
+
+
+@pytest.mark.parametrize("code", ESCAPES.values(), ids=ESCAPES.keys())
+def test_a_timeout_ends_the_whole_tree(code: str) -> None:
+    result = sandbox.run([PYTHON, "-c", code], profile="untrusted", timeout=0.5)
+    assert result.verdict == "timeout"
+
+
+@pytest.mark.parametrize("code", ESCAPES.values(), ids=ESCAPES.keys())
+def test_a_timeout_in_an_open_sandbox_ends_that_command_only(code: str) -> None:
+    with sandbox.Sandbox("untrusted") as box:
+        other = box.popen(["sleep", "600"])
+        assert box.run([PYTHON, "-c", code], timeout=0.5).verdict == "timeout"
+        assert other.poll() is None
+        assert box.run(["true"]).verdict == "ok"
+
+
+def test_what_a_command_leaves_running_ends_with_it() -> None:
+    result = sandbox.run(["sh", "-c", "sleep 600 & setsid sleep 600 & exit 3"], profile="untrusted")
+    assert (result.verdict, result.returncode) == ("nonzero", 3)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.005, 0.02, 0.1, 0.3])
+def test_nothing_outlives_a_launcher_that_is_killed(delay: float) -> None:
+    """The check for leaks behind each test is what fails here."""
+    code = "import sandbox; sandbox.run(['sh', '-c', 'sleep 600 & setsid sleep 600'], profile='untrusted')"
+    launcher = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    time.sleep(0.25 + delay)
+    launcher.kill()
+    launcher.wait()
+
+
+def test_a_fork_bomb_meets_its_limit() -> None:
+    result = python(
+        """
+        import os, time
+        made = 0
+        try:
+            while True:
+                if os.fork() == 0:
+                    time.sleep(600)
+                made += 1
+        except OSError as error:
+            print(made, error.errno)
+        """,
+        overrides={"limits.pids": 20},
+    )
+    made, error = result.stdout.split()
+    assert int(made) == 19
+    assert int(error) == 11
+
+
+def test_pids_count_all_ids_of_the_sandbox_together() -> None:
+    """Set after the inner namespace, the limit would hold for each id apart."""
+    with sandbox.Sandbox("untrusted", overrides={"limits.pids": 10}) as box:
+        sleepers = [box.popen(["sleep", "600"]) for _ in range(9)]
+        result = box.run([PYTHON, "-c", "import os\nfor _ in range(4): os.fork() or __import__('time').sleep(600)"])
+        assert result.verdict == "nonzero"
+        assert all(sleeper.poll() is None for sleeper in sleepers)
+
+
+def test_disk_is_a_limit_for_everything_writable() -> None:
+    result = python(
+        """
+        import os
+        total = 0
+        for place in ("/tmp", "/dev/shm", os.environ["HOME"]):
+            try:
+                with open(place + "/x", "wb", buffering=0) as f:
+                    while True:
+                        total += f.write(bytes(1 << 20))
+            except OSError as error:
+                assert error.errno == 28, error
+        print(total >> 20, flush=True)
+        os._exit(1)
+        """,
+        overrides={"limits.disk": "16M"},
+    )
+    assert result.verdict == "disk"
+    assert 12 <= int(result.stdout) <= 16
+    assert result.limit is not None and result.limit.name == "disk"
+
+
+def test_inodes_run_out_before_the_hosts_memory_does() -> None:
+    result = python(
+        """
+        import errno
+        try:
+            for i in range(1_000_000):
+                open(f"/tmp/{i}", "w").close()
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+        """,
+        overrides={"limits.disk": "16M", "limits.timeout": "30s"},
+    )
+    assert result.stdout.strip() == "ENOSPC"
+
+
+def test_endless_output_is_cut_at_the_limit() -> None:
+    result = sandbox.run(["yes"], profile="untrusted", overrides={"limits.output": "64K"})
+    assert result.verdict == "output"
+    assert len(result.stdout) == 65536
+
+
+def test_memory_is_taken_in_no_way_unseen() -> None:
+    """Anonymous, tmpfs, System V, memfd and shared: PSS alone sees only some of these."""
+    ways = {
+        "anonymous": "x = bytearray(400 << 20); time.sleep(60)",
+        "tmpfs": "f = open('/tmp/x', 'wb', buffering=0)\nfor _ in range(400): f.write(bytes(1 << 20))\ntime.sleep(60)",
+        "shared": "m = mmap.mmap(-1, 400 << 20)\nfor _ in range(400): m.write(bytes(1 << 20))\ntime.sleep(60)",
+        "many small": "for _ in range(10):\n  if os.fork() == 0:\n    x = bytearray(40 << 20)\n    time.sleep(60)\ntime.sleep(60)",
+    }
+    for name, code in ways.items():
+        result = sandbox.run(
+            [PYTHON, "-c", f"import os, time, mmap\n{code}"],
+            profile="untrusted",
+            timeout=30,
+            overrides={"limits.memory": "128M", "limits.disk": "1G", "limits.pids": 32},
+        )
+        assert result.verdict in ("memory", "nonzero"), (name, result.verdict, result.message)
+        assert name == "anonymous" or result.verdict == "memory", (name, result.verdict)
+        assert result.enforced["memory"].startswith("best-effort")
+
+
+def test_memfds_are_closed_where_memory_is_only_polled() -> None:
+    result = python("import os; os.memfd_create('x')", overrides={"limits.memory": "128M"})
+    assert result.returncode == 1
+    assert "Function not implemented" in result.stderr
+
+
+def test_the_report_says_the_same_to_a_file(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox", "run", "-p", "untrusted", "--report", str(report), "--", "sh", "-c", "exit 3"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+    )
+    import json
+
+    assert done.returncode == 3
+    assert json.loads(report.read_text())["verdict"] == "nonzero"

@@ -554,8 +554,8 @@ static int do_mask(struct root *root, const struct record *record, struct failur
     struct stat status;
     int target cleanup_fd = open_inside(root, record_text(record, 0), flags);
 
-    if (target < 0 && (errno == ENOENT || errno == EACCES) && (flags & M_OPTIONAL))
-        return 0;
+    if (target < 0 && (errno == EACCES || (errno == ENOENT && (flags & M_OPTIONAL))))
+        return 0; /* EACCES: see do_pin */
     if (target < 0 || fstat(target, &status) < 0)
         return fail_step(failure, errno, record);
     int mount cleanup_fd = clone_tree(root->pool, S_ISDIR(status.st_mode) ? "directory" : "file", 0);
@@ -570,7 +570,9 @@ static int do_pin(struct root *root, const struct record *record, struct failure
     int64_t flags = record_int(record, 1);
     int target cleanup_fd = open_inside(root, record_text(record, 0), flags);
 
-    if (target < 0 && errno == ENOENT && (flags & M_OPTIONAL))
+    /* Where init can't go (uid 0's private directories, as its payload is another user) the payload
+     * can't either: it is the same user, with fewer rights. */
+    if (target < 0 && (errno == EACCES || (errno == ENOENT && (flags & M_OPTIONAL))))
         return 0;
     if (target < 0)
         return fail_step(failure, errno, record);

@@ -190,7 +190,10 @@ static int enter_workdir(const struct payload *payload, struct failure *failure)
     if (fd < 0 || fchdir(fd) < 0)
         return fail(failure, errno, plan_find(payload->plan, KIND_WORKDIR),
                     "cannot enter the working directory %s: %s", payload->workdir,
-                    errno == ELOOP ? "it leads through a link of /proc" : strerror(errno));
+                    errno == ELOOP    ? "it leads through a link of /proc"
+                    : errno == EACCES ? "the sandbox's user may not (called by root, that is another user: "
+                                        "chmod o+rx it)"
+                                      : strerror(errno));
     return 0;
 }
 

@@ -117,6 +117,13 @@ def test_a_directory_as_stdin_is_no_way_out() -> None:
         os.close(fd)
 
 
+def open_home(home: Path) -> Path:
+    """Open it to whoever the payload is (called by root, not root), and make a directory to work in."""
+    home.chmod(0o777)
+    (home / "work").mkdir(mode=0o755)
+    return home / "work"
+
+
 PLANT = """
 import os, sys
 home, failed = sys.argv[1], 0
@@ -140,8 +147,7 @@ OURS = [".config/sandbox", ".cache/sandbox", ".local/state/sandbox", ".local/sha
 
 def test_with_home_read_write_our_own_files_can_not_be_replaced(tmp_home: Path) -> None:
     """A planted profile, trust file or cached plan would be believed by the next run."""
-    work = tmp_home / "work"
-    work.mkdir()
+    work = open_home(tmp_home)
     for name in OURS:
         (tmp_home / name).mkdir(parents=True, exist_ok=True)
         (tmp_home / name / "mine").write_text("mine")
@@ -165,8 +171,7 @@ def test_the_helper_is_the_same_after_a_run_with_home_read_write(tmp_home: Path,
     installed = tmp_home / "lib" / "sandbox"
     shutil.copytree(Path(sandbox.__file__).parent, installed, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(Path(sandbox.__file__).parent.parent / "configs", tmp_home / "lib" / "configs")
-    work = tmp_home / "work"
-    work.mkdir()
+    work = open_home(tmp_home)
     code = (
         "import sandbox, sys; r = sandbox.run([sys.argv[1], '-I', '-S', '-c', sys.argv[2], *sys.argv[3:]], profile='base',"
         " text=True, overrides={'mounts': {sys.argv[3]: {'source': sys.argv[3], 'mode': 'rw'}}});"
@@ -187,8 +192,7 @@ def test_the_helper_is_the_same_after_a_run_with_home_read_write(tmp_home: Path,
 def test_a_hidden_path_can_not_be_uncovered(tmp_home: Path) -> None:
     (tmp_home / ".ssh").mkdir()
     (tmp_home / ".ssh" / "id").write_text("secret")
-    work = tmp_home / "work"
-    work.mkdir()
+    work = open_home(tmp_home)
     values = {"mounts": {str(tmp_home): {"source": str(tmp_home), "mode": "rw"}, str(tmp_home / ".ssh"): "hide"}}
     code = (
         "import os, sys\nd = sys.argv[1]\n"

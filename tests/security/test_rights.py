@@ -117,6 +117,7 @@ def test_a_command_named_like_an_option_is_executed(tmp_path: Path) -> None:
     program = tmp_path / "--bind"
     program.write_text("#!/bin/sh\necho executed\n")
     program.chmod(0o755)
+    tmp_path.chmod(0o755)
     result = sandbox.run(["--bind"], profile="untrusted", cwd=tmp_path, env={"PATH": str(tmp_path)}, text=True)
     assert result.stdout == "executed\n"
 

@@ -154,9 +154,19 @@ void job_signal(struct supervisor *s, struct job *job, int number)
     } else if (number == SIGCONT && job->stopped) {
         job->stopped = false;
         init_send(s, MSG_CONTINUE, job->id, 0);
+    } else if (job->state == JOB_WAITING) {
+        job->early |= (uint64_t)1 << number;
     } else {
         init_send(s, MSG_SIGNAL, job->id, number);
     }
+}
+
+static void deliver_early(struct supervisor *s, struct job *job)
+{
+    for (int number = 1; number < 64; number++)
+        if (job->early >> number & 1)
+            init_send(s, MSG_SIGNAL, job->id, number);
+    job->early = 0;
 }
 
 /* --- what init says ------------------------------------------------------------------------- */
@@ -195,6 +205,7 @@ static void on_started(struct supervisor *s, struct job *job)
     job->state = JOB_STARTED;
     s->poll_every = POLL_FIRST;
     s->poll_next = now() + s->poll_every;
+    deliver_early(s, job);
     tell(s, "started", "id", job->id);
 }
 

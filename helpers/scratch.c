@@ -53,32 +53,37 @@ static DIR *entries(int fd)
 }
 
 /* Empty a directory that is an entry of top: unlink what is no directory, move up what is one and
- * not empty. */
-static void empty_into(int top, int fd, unsigned long *number)
+ * not empty. How many of its entries are gone: what can't be removed nor moved is no progress. */
+static unsigned long empty_into(int top, int fd, unsigned long *number)
 {
     char name[32];
+    unsigned long gone = 0;
     struct dirent *entry;
     DIR *stream = entries(fd);
 
     if (!stream)
-        return;
+        return 0;
     while ((entry = readdir(stream))) {
-        if (is_dot(entry->d_name) || unlinkat(fd, entry->d_name, 0) == 0 ||
-            unlinkat(fd, entry->d_name, AT_REMOVEDIR) == 0)
+        if (is_dot(entry->d_name))
             continue;
+        if (unlinkat(fd, entry->d_name, 0) == 0 || unlinkat(fd, entry->d_name, AT_REMOVEDIR) == 0) {
+            gone++;
+            continue;
+        }
         int inner cleanup_fd = open_directory(fd, entry->d_name); /* moving needs write permission on it */
         do
             snprintf(name, sizeof(name), "removing-%lu", (*number)++);
         while (faccessat(top, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0);
-        renameat(fd, entry->d_name, top, name);
+        gone += renameat(fd, entry->d_name, top, name) == 0;
     }
     closedir(stream);
+    return gone;
 }
 
-/* One pass over the top directory. How many of its entries are gone or have come. */
+/* One pass over the top directory. How much of it, or of what is in its entries, is gone. */
 static unsigned long pass(int top, unsigned long *number)
 {
-    unsigned long before = *number, gone = 0;
+    unsigned long gone = 0;
     struct dirent *entry;
     DIR *stream = entries(top);
 
@@ -91,14 +96,14 @@ static unsigned long pass(int top, unsigned long *number)
             int fd cleanup_fd = open_directory(top, entry->d_name);
             if (fd < 0)
                 continue;
-            empty_into(top, fd, number);
+            gone += empty_into(top, fd, number);
             if (unlinkat(top, entry->d_name, AT_REMOVEDIR) < 0)
                 continue;
         }
         gone++;
     }
     closedir(stream);
-    return gone + (*number - before);
+    return gone;
 }
 
 static void empty(int top)

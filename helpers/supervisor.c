@@ -192,12 +192,14 @@ static void stop_with_command(struct supervisor *s, struct job *job)
     supervisor_suspend(s, job, false);
 }
 
-/* A signal that asks for the end: the command's business while it runs. */
+/* A signal that asks for the end: the command's business while it runs, or is about to (it may run
+ * already, with init not having said so); the second time it is ours. */
 static void on_deadly(struct supervisor *s, int number)
 {
     struct job *job = s->one_shot && s->count ? s->jobs[0] : NULL;
+    bool about_to = job && job->state == JOB_WAITING && s->ready && !(job->early >> number & 1);
 
-    if (job && job->state == JOB_STARTED) {
+    if (about_to || (job && job->state == JOB_STARTED)) {
         job_signal(s, job, number);
     } else {
         s->ended_by = number;
@@ -226,7 +228,7 @@ static void on_signal(struct supervisor *s, int number)
         break;
     case SIGUSR1:
     case SIGUSR2:
-        if (job && job->state == JOB_STARTED)
+        if (job)
             job_signal(s, job, number);
         break;
     default:

@@ -17,6 +17,7 @@ struct job {
     int32_t id;
     enum job_state state;
     bool stopped;
+    uint64_t early; /* signals that came before it was executed: bit n for signal n */
     int64_t timeout; /* ns, or -1 */
     int64_t began, deadline;   /* CLOCK_MONOTONIC, ns; 0: none, as all of these */
     int64_t kill_by, drain_by; /* when patience with init, or with who reads the output, ends */
@@ -83,7 +84,8 @@ int64_t jobs_next(const struct supervisor *s);
 /* Init is gone, with everything inside; what it used altogether, in us. */
 void jobs_end(struct supervisor *s, int64_t user, int64_t system);
 
-/* Deliver a signal of the caller's, and remember that it was not the command's own affair. */
+/* Deliver a signal of the caller's, now or once the command is executed, and remember that it was not
+ * the command's own affair. */
 void job_signal(struct supervisor *s, struct job *job, int number);
 
 void kill_init(struct supervisor *s);

@@ -14,11 +14,6 @@ from tests.security.inside import PYTHON, unchanged
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 
 
-@pytest.fixture
-def box() -> sandbox.Sandbox:
-    return sandbox.Sandbox("base")
-
-
 def plant(box: sandbox.Sandbox, code: str) -> None:
     result = box.run([PYTHON, "-I", "-S", "-c", f"import os\n{code}"], text=True)
     assert result.returncode == 0, result.stderr
@@ -87,6 +82,13 @@ def test_write_file_has_the_payloads_rights_and_no_more() -> None:
         for path in ("/usr/new", "/etc/passwd", "/new"):
             with pytest.raises(OSError):
                 box.write_file(path, b"x")
+
+
+def test_what_the_payload_may_not_read_we_do_not_read_for_its_caller() -> None:
+    with sandbox.Sandbox("base") as box:
+        plant(box, "open('/tmp/x', 'w').write('x'); os.chmod('/tmp/x', 0)")
+        with pytest.raises(PermissionError):
+            box.read_file("/tmp/x")
 
 
 def test_stdin_from_a_file_gives_no_rights_on_the_file(tmp_path: Path) -> None:

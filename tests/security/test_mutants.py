@@ -44,9 +44,9 @@ def run_tests(tree: Path, mutant: Mutant) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.defence for mutant in MUTANTS])
 def test_a_defence_that_is_gone_is_noticed(mutant: Mutant, tmp_path: Path) -> None:
     copy_tree(tmp_path)
-    file = tmp_path / mutant.file
-    text = file.read_text()
-    assert text.count(mutant.old) == 1, f"{mutant.file} has changed: mend mutants.py"
-    file.write_text(text.replace(mutant.old, mutant.new))
+    for name, old, new in mutant.edits:
+        text = (tmp_path / name).read_text()
+        assert text.count(old) == 1, f"{name} has changed: mend mutants.py"
+        (tmp_path / name).write_text(text.replace(old, new))
     done = run_tests(tmp_path, mutant)
     assert done.returncode == TESTS_FAILED, done.stdout[-3000:] + done.stderr[-2000:]

@@ -59,6 +59,13 @@ def test_what_a_command_leaves_running_ends_with_it() -> None:
     assert (result.verdict, result.returncode) == ("nonzero", 3)
 
 
+def test_nothing_of_a_command_stays_in_an_open_sandbox() -> None:
+    with sandbox.Sandbox("untrusted") as box:
+        box.run(["sh", "-c", "sleep 600 & setsid sleep 600 & exit 3"])
+        left = box.run(["sh", "-c", "cat /proc/[0-9]*/comm"], text=True).stdout.split()
+        assert "sleep" not in left
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.005, 0.02, 0.1, 0.3])
 def test_nothing_outlives_a_launcher_that_is_killed(delay: float) -> None:
     """The check for leaks behind each test is what fails here."""

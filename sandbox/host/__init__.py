@@ -1,0 +1,81 @@
+"""What this machine can do: facts for a launch, trials for `doctor`.
+
+`probe()` is what a launch calls: it starts nothing unless an answer is asked for that is not cached.
+`checks()` is all of `doctor`, found by really doing each thing once. `explain()` finds the row that
+explains a failed set-up. The parts: `facts` (cheap), `trials` (the helper, with tiny plans), `tools`
+and `cgroups` (what else is installed), `cache`, `doctor` (the rows, in order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from types import MappingProxyType
+
+from sandbox.host.facts import gather
+from sandbox.host.model import Check, Host, IdMap, Range
+
+__all__ = ["Check", "Host", "IdMap", "Range", "checks", "explain", "probe", "to_json"]
+
+
+def probe(refresh: bool = False, *, need: Collection[str] = ()) -> Host:
+    """The machine, for a launch.
+
+    *need* names rows whose answer the caller can't do without ("overlay", "proc", "idrange", ...):
+    one that isn't cached is found by trying, in about 10 ms each. A cached answer is always a
+    good one; a bad one is never believed without trying again. *refresh* tries all of *need* anew,
+    or, when it is empty, everything that a launch can ask for.
+
+    Raises nothing: what does not work is a row in `Host.checks` with `ok` False.
+    """
+    from sandbox import paths
+
+    helper = paths.helper()
+    found = gather(helper=helper)
+    host = found.host
+    if not need and not refresh:
+        return host
+    from sandbox.host import cache
+
+    known = {} if refresh else cache.load(paths.cache_dir(), host.key)
+    rows = {**host.checks, **{name: known[name] for name in need if name in known}}
+    missing = [name for name in need if name not in known]
+    if missing or refresh:
+        from sandbox.host import trials
+
+        tried = trials.rows(found, helper, missing or trials.NAMES)
+        cache.store(paths.cache_dir(), host.key, {**known, **tried})
+        rows |= tried
+    return replace(
+        host,
+        overlay=_works(rows, "overlay"),
+        proc=_works(rows, "proc"),
+        checks=MappingProxyType(rows),
+    )
+
+
+def _works(rows: dict[str, Check], name: str) -> bool:
+    return name not in rows or rows[name].ok
+
+
+def checks() -> tuple[Check, ...]:
+    """All rows of `sandbox doctor`, in order. Starts programs; takes about a second; raises nothing."""
+    from sandbox.host import doctor
+
+    return doctor.checks()
+
+
+def explain(operation: str, errno_name: str, message: str) -> Check | None:
+    """The row that explains a set-up failure: what the helper was doing (`operation`, as in its error
+    object), the error's name ("EPERM", or "") and its whole message. None: no row does."""
+    from sandbox.host import doctor
+
+    return doctor.explain(operation, errno_name, message)
+
+
+def to_json(rows: Collection[Check]) -> str:
+    """The rows as the text that `sandbox doctor --json` prints: {"ok": bool, "checks": [{"name": ..., ...}]},
+    with the fields of `Check`. `ok` is whether every required row is."""
+    from sandbox.host import doctor
+
+    return doctor.to_json(rows)

@@ -307,7 +307,7 @@ static int make_upper(int parent, const char *name, int lower, int fds[2])
     return 0;
 }
 
-/* By descriptor, Linux 6.13. On an older kernel the first one is EINVAL: -2. userxattr always, or
+/* By descriptor, Linux 6.13. On an older kernel the first one is EINVAL, or before 6.5 EOPNOTSUPP: -2. userxattr always, or
  * opaque directories are silently ignored and deleted files show. */
 static int overlay_by_fd(const int *lowers, unsigned count, const int upper[2])
 {
@@ -317,7 +317,7 @@ static int overlay_by_fd(const int *lowers, unsigned count, const int upper[2])
         return -1;
     for (unsigned i = 0; i < count; i++)
         if (sys_fsconfig(fs, K_FSCONFIG_SET_FD, "lowerdir+", NULL, lowers[i]) < 0)
-            return i == 0 && errno == EINVAL ? -2 : -1;
+            return i == 0 && (errno == EINVAL || errno == EOPNOTSUPP) ? -2 : -1;
     if (sys_fsconfig(fs, K_FSCONFIG_SET_FD, "upperdir", NULL, upper[0]) < 0 ||
         sys_fsconfig(fs, K_FSCONFIG_SET_FD, "workdir", NULL, upper[1]) < 0 ||
         sys_fsconfig(fs, K_FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)

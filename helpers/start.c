@@ -166,6 +166,34 @@ static int set_up_ids(const struct plan *plan, struct init_process *init, struct
     return tool ? run_tools(plan, tool, init->pid, failure) : write_maps(plan, init->pid, failure);
 }
 
+/* The id outside that an inside one stands for, or -1. */
+static int64_t outside_id(const struct plan *plan, int which, int64_t inside)
+{
+    const struct record *map = NULL;
+
+    while ((map = plan_next(plan, KIND_IDMAP, map))) {
+        int64_t first = record_int(map, 1);
+        if (record_int(map, 0) == which && inside >= first && inside - first < record_int(map, 3))
+            return record_int(map, 2) + inside - first;
+    }
+    return -1;
+}
+
+/* Called by uid 0, init becomes another user, and has to write in the scratch directory. */
+static int give_scratch(const struct plan *plan, struct failure *failure)
+{
+    const struct record *scratch = plan_find(plan, KIND_SCRATCH), *identity = plan_find(plan, KIND_IDENTITY);
+
+    if (!scratch || !identity || geteuid() != 0)
+        return 0;
+    int fd cleanup_fd = sys_openat2(AT_FDCWD, record_text(scratch, 0), O_RDONLY | O_DIRECTORY, 0, K_RESOLVE_NO_SYMLINKS);
+    int64_t uid = outside_id(plan, 0, record_int(identity, 0)), gid = outside_id(plan, 1, record_int(identity, 1));
+    if (fd < 0 || uid < 0 || gid < 0 || fchown(fd, (uid_t)uid, (gid_t)gid) < 0)
+        return fail(failure, errno, scratch, "cannot give %s to the sandbox's user: %s", record_text(scratch, 0),
+                    strerror(errno));
+    return 0;
+}
+
 static void abandon(struct init_process *init)
 {
     if (init->pid > 0) {
@@ -209,6 +237,8 @@ int init_start(const struct plan *plan, const struct command_stdio *stdio, struc
 
     init->pid = -1;
     init->pidfd = init->socket = init->userns = -1;
+    if (give_scratch(plan, failure) < 0)
+        return -1;
     if (namespaces)
         args.flags |= (uint64_t)record_int(namespaces, 0) & (K_CLONE_NEWCGROUP | K_CLONE_NEWUTS | K_CLONE_NEWIPC |
                                                              K_CLONE_NEWNET);

@@ -156,4 +156,38 @@ class Profile:
     env: Environment = field(default_factory=Environment)
     process: Process = field(default_factory=Process)
     files: tuple[str, ...] = ()
+    #: files that were looked for and would have changed the profile, or may when they change (trust
+    #: included): with `files` all that a cached plan depends on
+    looked: tuple[str, ...] = ()
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def load(
+        cls,
+        name: str | None = None,
+        overrides: Mapping[str, object] = MappingProxyType({}),
+        *,
+        cwd: str | None = None,
+    ) -> Profile:
+        """As `sandbox.profile.load`."""
+        from sandbox.profile import load
+
+        return load(name, overrides, cwd=cwd)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Profile:
+        """As `sandbox.profile.from_dict`: a profile from what a TOML file would hold."""
+        from sandbox.profile import from_dict
+
+        return from_dict(data)
+
+    def check(self) -> None:
+        """Refuse values that are wrong or contradict each other; for profiles made by hand.
+
+        Raises:
+            ProfileError: with the key that is wrong.
+            NotAvailableError: something has no mechanism yet.
+        """
+        from sandbox.profile.text import check_profile
+
+        check_profile(self)

@@ -1,0 +1,247 @@
+"""From merged layers to a `Profile`: the last step, and the only one that looks at values together.
+
+Values that contradict each other are refused here, with the place of the one that was set
+last; so is the use of what has no mechanism yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sandbox.errors import NotAvailableError
+from sandbox.profile.checks import RLIMITS
+from sandbox.profile.document import Path
+from sandbox.profile.kinds import Map
+from sandbox.profile.merge import Merged, Row
+from sandbox.profile.model import Environment, Limits, Mount, Net, Origin, Process, Profile, Root, User
+from sandbox.profile.settings import BY_KEY, SETTINGS, Setting
+
+__all__ = ["DEFAULT", "build", "check", "value_of"]
+
+DEFAULT = Origin("built-in default")
+
+
+def build(merged: Merged, name: str = "", files: Iterable[str] = (), looked: Iterable[str] = ()) -> Profile:
+    """The profile of *merged* layers, as they are: see `check`."""
+    return Profile(
+        name=name,
+        **_fields(merged, "", "mounts"),
+        mounts=tuple(_mount(destination, row) for destination, row in merged.table("mounts").items()),
+        root=_root(merged),
+        user=User(**_fields(merged, "user")),
+        limits=Limits(**_fields(merged, "limits")),
+        net=Net(**_fields(merged, "net")),
+        env=Environment(**_fields(merged, "env")),
+        process=Process(**{**_fields(merged, "process"), "workdir": _workdir(merged)}),
+        files=tuple(dict.fromkeys(files)),
+        looked=tuple(dict.fromkeys(looked)),
+        origins=MappingProxyType(_origins(merged)),
+    )
+
+
+def _fields(merged: Merged, table: str, *leave: str) -> dict[str, Any]:
+    found = {}
+    for setting in SETTINGS:
+        if setting.table == table and setting.name not in leave:
+            found[setting.name] = _value(merged, setting)
+    return found
+
+
+def _value(merged: Merged, setting: Setting) -> Any:
+    if isinstance(setting.kind, Map):
+        return MappingProxyType({name: row.value for name, row in merged.table(setting.key).items()})
+    return merged.value(setting.key)
+
+
+def _root(merged: Merged) -> Root:
+    fields = _fields(merged, "root")
+    row = merged.rows.get("root.from")
+    return Root(source=fields.pop("from"), base=row.roots.base if row else None, **fields)
+
+
+def _workdir(merged: Merged) -> str | None:
+    """A project's relative one starts from its directory, as its other paths do."""
+    row = merged.rows.get("process.workdir")
+    if row is None:
+        return None
+    path: str = row.value
+    if row.document.base is None or path.startswith(("/", "~")):
+        return path
+    return os.path.normpath(os.path.join(row.document.base, path))
+
+
+def _mount(destination: str, row: Row) -> Mount:
+    value = row.value
+    return Mount(
+        destination=destination,
+        mode=value.get("mode", "ro"),
+        source=value.get("source"),
+        size=value.get("size"),
+        optional=value.get("optional", False),
+        base=row.roots.base,
+    )
+
+
+def _origins(merged: Merged) -> dict[str, Origin]:
+    origins = {setting.key: DEFAULT for setting in SETTINGS}
+    for key, row in merged.rows.items():
+        origins[key] = row.document.origin(row.path)
+    for key, table in merged.tables.items():
+        for name, row in table.items():
+            found = row.document.origin(row.path)
+            # The paths of a mount are hostile when the document is that they start from.
+            hostile = row.roots.hostile
+            origins[f'{key}."{name}"'] = Origin(found.source, found.line, found.column, hostile)
+            origins[key] = found
+    return origins
+
+
+def value_of(profile: Profile, setting: Setting) -> Any:
+    """The value that *profile* has for *setting*."""
+    if not setting.table:
+        return getattr(profile, setting.name)
+    return getattr(getattr(profile, setting.table), "source" if setting.key == "root.from" else setting.name)
+
+
+# --- values that don't go together -------------------------------------------------------------------
+
+
+def check(merged: Merged) -> None:
+    """Refuse contradictions, and what is not available yet.
+
+    Raises:
+        ProfileError: two values contradict each other.
+        NotAvailableError: a value's mechanism is not built yet.
+    """
+    for destination, row in merged.table("mounts").items():
+        _check_mount(merged, destination, row)
+    _check_root(merged)
+    _check_net(merged)
+    _check_require(merged)
+    _check_rlimits(merged)
+    _check_available(merged)
+
+
+def _fail(merged: Merged, keys: Iterable[str], message: str, mend: str | None = None) -> None:
+    """Raise about the first of *keys* that some document has set."""
+    for key in keys:
+        row = merged.rows.get(key) or next(iter(merged.table(key).values()), None)
+        if row is not None:
+            path: Path = row.path if key in merged.rows else row.path[:-1]
+            row.document.fail(path, message, mend)
+    raise AssertionError(f"defaults contradict each other: {message}")  # a test makes sure that none do
+
+
+def _check_mount(merged: Merged, destination: str, row: Row) -> None:
+    value, mode = row.value, row.value.get("mode")
+
+    def fail(key: str, message: str) -> None:
+        # The entry may be merged: its key points to what the last document wrote.
+        row.document.fail((*row.path, key), f'mounts."{destination}" {message}')
+
+    if mode is None:
+        fail("", 'needs a mode, as in mode = "ro"')
+    if mode in ("tmpfs", "hide") and "source" in value:
+        fail("source", f"has a source, but {mode} shows nothing of the host")
+    if mode in ("ro", "rw", "hide") and "size" in value:
+        fail("size", f"has a size, but only tmpfs and overlay hold anything in memory, and this is {mode}")
+    if mode == "overlay" and "size" in value and merged.value("root.writable") == "disk":
+        fail(
+            "size", 'has a size, but root.writable = "disk" keeps its changes on disk, where none can be held'
+        )
+    if mode == "tmpfs" and "optional" in value:
+        fail("optional", "is optional, but a tmpfs has no source that could be missing")
+
+
+def _check_root(merged: Merged) -> None:
+    source, writable = merged.value("root.from"), merged.value("root.writable")
+    if merged.value("root.size") is not None and writable != "memory":
+        why = "is read-only" if writable == "no" else "is on disk, where no size can be held"
+        _fail(
+            merged, ("root.size",), f"root.size has no use: the root {why}", 'writable = "memory" in [root]'
+        )
+    if source.startswith("image:") and merged.value("user.ids") in ("single", "private"):
+        _fail(
+            merged,
+            ("user.ids", "root.from"),
+            f'user.ids = "{merged.value("user.ids")}" does not go with an image: its files have many owners',
+            'ids = "range" in [user]',
+        )
+
+
+def _check_net(merged: Merged) -> None:
+    mode = merged.value("net.mode")
+    keys = ("publish", "allow", "deny", "dns", "rate")
+    for name in keys:
+        given = merged.value(f"net.{name}")
+        if given not in (None, ()) and mode in ("none", "host"):
+            why = "there is no network" if mode == "none" else "the network is the host's own"
+            _fail(
+                merged,
+                (f"net.{name}",),
+                f'net.{name} has no use: {why} (net.mode = "{mode}")',
+                f"remove {name}" if BY_KEY["net.mode"].lacks("user") else 'mode = "user" in [net]',
+            )
+    if merged.value("net.backend") != "auto" and mode in ("none", "host"):
+        _fail(merged, ("net.backend",), f'net.backend has no use with net.mode = "{mode}"', "remove backend")
+
+
+def _check_require(merged: Merged) -> None:
+    for name in merged.value("require"):
+        if name == "net" and merged.value("net.mode") == "host":
+            _fail(
+                merged,
+                ("require",),
+                'require names net, but net.mode = "host" isolates nothing',
+                'mode = "none" in [net]',
+            )
+        elif name == "seccomp" and merged.value("process.seccomp") == "off":
+            _fail(
+                merged,
+                ("require",),
+                'require names seccomp, but process.seccomp is "off"',
+                "remove one of them",
+            )
+        elif name not in ("net", "seccomp", "io") and merged.value(f"limits.{name}") is None:
+            _fail(
+                merged,
+                ("require",),
+                f"require names {name}, but limits.{name} is not set",
+                f"set {name} in [limits]",
+            )
+
+
+def _check_rlimits(merged: Merged) -> None:
+    for name, row in merged.table("process.rlimits").items():
+        limit = RLIMITS[name]
+        if limit and merged.value(f"limits.{limit}") is not None:
+            row.document.fail(
+                row.path,
+                f"process.rlimits.{name} and limits.{limit} set the same; limits.{limit} is set "
+                f"at {merged.rows[f'limits.{limit}'].document.origin(merged.rows[f'limits.{limit}'].path)}",
+                f"change limits.{limit}, or take it away with {limit} = false",
+                key=True,
+            )
+
+
+def _check_available(merged: Merged) -> None:
+    for setting in SETTINGS:
+        rows: Mapping[str, Row] = merged.table(setting.key)
+        row = merged.rows.get(setting.key) or next(iter(rows.values()), None)
+        if row is None or (not rows and row.value == setting.default):
+            continue
+        instead = setting.instead or ("" if rows else setting.lacks(row.value))
+        if instead:
+            used = setting.key if setting.instead else f"{setting.key} = {_shown(row.value)}"
+            path = row.path if setting.key in merged.rows else row.path[:-1]
+            message = row.document.where(path, f"{used} is not available yet")
+            raise NotAvailableError(message, f"use {instead}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else str(value)

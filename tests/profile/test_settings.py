@@ -1,0 +1,111 @@
+"""sandbox.profile.settings: the table, compared with everything that must agree with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import MappingProxyType
+
+import pytest
+
+from sandbox.plan import limits, process
+from sandbox.profile import checks, narrows
+from sandbox.profile.build import build, value_of
+from sandbox.profile.kinds import Map
+from sandbox.profile.merge import Merged
+from sandbox.profile.model import Environment, Limits, Mount, Net, Process, Profile, Root, User
+from sandbox.profile.settings import BY_KEY, SETTINGS, TABLES, Setting
+from sandbox.root import tables
+
+MODEL = {"root": Root, "user": User, "limits": Limits, "net": Net, "env": Environment, "process": Process}
+
+
+def test_every_field_of_the_model_has_a_row_and_no_other() -> None:
+    ours = {"name", "files", "looked", "origins", *MODEL}
+    keys = {each.name for each in dataclasses.fields(Profile)} - ours
+    for table, model in MODEL.items():
+        names = {each.name for each in dataclasses.fields(model)} - {"base"}
+        keys |= {f"{table}.{'from' if (table, name) == ('root', 'source') else name}" for name in names}
+    assert keys == set(BY_KEY)
+    assert len(BY_KEY) == len(SETTINGS)
+
+
+def test_defaults_are_those_of_the_model() -> None:
+    empty = build(Merged())
+    assert dataclasses.replace(empty, origins=MappingProxyType({})) == Profile()
+    assert set(empty.origins) == set(BY_KEY)
+    assert {str(origin) for origin in empty.origins.values()} == {"built-in default"}
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
+def test_rows(setting: Setting) -> None:
+    assert setting.help.endswith(".")
+    assert setting.kind.schema()
+    assert setting.kind.words
+    if setting.default not in (None, (), {}, ""):
+        assert setting.kind.parse(setting.kind.dump(setting.default)) == setting.default
+        assert setting.lacks(setting.default) == ""
+    assert value_of(Profile(), setting) == setting.default
+
+
+def test_false_clears_what_may_be_absent() -> None:
+    """Whatever has no value by default can be taken away again."""
+    for setting in SETTINGS:
+        if setting.default is None:
+            assert setting.clear, setting.key
+
+
+def test_option_strings_are_there_once() -> None:
+    flags = [flag for setting in SETTINGS for option in setting.options for flag in option.flags]
+    assert len(flags) == len(set(flags))
+    assert set(flags) == set(
+        "--image --root -m --memory --cpus --pids --disk --timeout --cpu-time --output -v --bind --tmpfs --net --allow "
+        "--publish -e --env --env-file -w --workdir -u --user --hostname --require".split()
+    )
+
+
+def test_only_these_narrow() -> None:
+    """A row that a project may change is on purpose."""
+    assert {setting.key for setting in SETTINGS if setting.narrows is not narrows.never} == set(
+        "schema description command require root.from root.writable root.size limits.memory limits.swap limits.pids "
+        "limits.cpus limits.cpu_weight limits.timeout limits.cpu_time limits.disk limits.files limits.file_size "
+        "limits.output limits.core limits.enforce net.mode net.publish net.allow net.deny env.keep process.workdir "
+        "process.hostname process.nested process.seccomp process.capabilities process.rlimits process.tty "
+        "process.umask process.nice".split()
+    )
+
+
+def test_tables_are_the_design() -> None:
+    assert TABLES == ("root", "user", "limits", "net", "env", "process")
+    assert [setting.key for setting in SETTINGS if isinstance(setting.kind, Map)] == [
+        "mounts",
+        "limits.io",
+        "net.hosts",
+        "env.set",
+        "process.rlimits",
+    ]
+
+
+def test_names_agree_with_the_plan() -> None:
+    assert set(checks.RLIMITS) == set(limits.RLIMITS)
+    assert list(checks.CAPABILITIES) == list(process.CAPABILITIES)
+    assert set(checks.REQUIREMENTS) - {"net", "seccomp"} == {
+        each.name for each in dataclasses.fields(Limits) if each.name != "enforce"
+    }
+
+
+def test_whatever_a_root_shows_counts_as_shown() -> None:
+    for path in (*tables.HOST_TREES, *(f"/etc/{name}" for name in tables.ETC)):
+        assert path.startswith(narrows.SYSTEM), path
+
+
+def test_availability_is_said_in_both_ways() -> None:
+    assert BY_KEY["limits.memory"].available is True
+    assert BY_KEY["limits.swap"].available == BY_KEY["limits.swap"].instead
+    assert BY_KEY["net.mode"].lacks("user")
+    assert not BY_KEY["net.mode"].lacks("host")
+
+
+def test_mount_modes_are_known_to_the_gate() -> None:
+    context = narrows.Context(Profile(), Profile(), "/p", "/p", "/h")
+    for mode in ("ro", "rw", "overlay"):
+        assert narrows.mount(None, Mount("/x", mode, "/x"), context)

@@ -1,0 +1,145 @@
+"""From a profile, this machine and this call to a plan.
+
+`compile` is pure: it makes no system calls and decides everything by its arguments, so that
+the same ones always give the same plan. What can't be done here is an error that says why
+and what mends it, never a weaker plan. The parts: `skeleton` and `mounts` for the root,
+`limits`, and `process` for what runs in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from sandbox import ids, net
+from sandbox.errors import HostError, NotAvailableError
+from sandbox.plan import limits, mounts, process, skeleton
+from sandbox.plan.plan import CLONE, Plan
+from sandbox.plan.resolve import Invocation, at, origin_of
+from sandbox.plan.wire import Kind, Record
+from sandbox.profile.model import Profile
+
+if TYPE_CHECKING:
+    from sandbox.host import Host
+
+__all__ = ["compile"]
+
+
+def compile(profile: Profile, host: Host, invocation: Invocation) -> Plan:
+    """Decide what will be done.
+
+    Raises:
+        NotAvailableError: the profile asks for something whose mechanism is not built yet.
+        RequirementError: a limit that must hold can't be held.
+        HostError: this machine lacks something; `row` names the doctor row.
+        ProfileError: values that contradict each other.
+    """
+    _refuse_unavailable(profile)
+    _refuse_lacking(profile, host)
+    who = ids.plan_ids(profile.user, host)
+    account = process.account_of(invocation, who)
+    invocation = skeleton.with_home(profile, invocation, account)
+    trees = [path for path, entry in invocation.entries.items() if entry.kind == "dir"]
+    found = limits.limits(profile, mounts.host_writable(invocation))
+    environment = process.environment(profile, invocation.environ, account.home, account.user)
+    around = mounts.covering(invocation.places, account.home)
+    fallback = "/" if around and around.mount.mode == "hide" else account.home
+    seen = mounts.seen(invocation, invocation.cwd, trees)
+    return Plan(
+        namespaces=_namespaces(profile),
+        ids=who,
+        operations=tuple(skeleton.operations(profile, invocation, account)),
+        attributes=tuple(_attributes(profile, host, invocation, who)),
+        limits=found,
+        environment=MappingProxyType(environment),
+        workdir=process.workdir(profile, invocation, seen or fallback),
+        files=invocation.files,
+        notes=tuple(_notes(profile, host, invocation)),
+    )
+
+
+# --- what can't be done --------------------------------------------------------------------------
+
+
+def _refuse_unavailable(profile: Profile) -> None:
+    net.check(profile.net, str(origin_of(profile, "net.mode")))
+    root = profile.root
+    scheme = root.source.partition(":")[0]
+    if scheme not in ("host", "empty", "dir"):
+        raise NotAvailableError(
+            f'{at(origin_of(profile, "root.from"))}root.from = "{root.source}" is not available yet',
+            'root.from = "host", "empty" or "dir:PATH"',
+        )
+    if root.layers:
+        where = at(origin_of(profile, "root.layers"))
+        raise NotAvailableError(f"{where}root.layers is not available yet", "remove root.layers")
+    if root.driver == "fuse-overlayfs":
+        where = at(origin_of(profile, "root.driver"))
+        raise NotAvailableError(
+            f"{where}the fuse-overlayfs driver is not available yet", 'root.driver = "auto"'
+        )
+    if profile.user.ids == "private":
+        raise NotAvailableError(
+            f"{at(origin_of(profile, 'user.ids'))}private ids are not available yet", 'user.ids = "auto"'
+        )
+    if not profile.process.init:
+        raise NotAvailableError(
+            f"{at(origin_of(profile, 'process.init'))}process.init = false is not available: "
+            "PID 1 inside is always sandbox's own",
+            "remove process.init",
+        )
+
+
+def _refuse_lacking(profile: Profile, host: Host) -> None:
+    """Refuse what a trial showed not to work here. What was not tried is found out by the helper."""
+    modes = {mount.mode for mount in profile.mounts}
+    if (profile.root.source.startswith("dir:") or "overlay" in modes) and host.overlay is False:
+        _lacking(host, "overlay", "cannot mount an overlay on this machine")
+    if host.proc is False:
+        _lacking(host, "proc", "cannot mount a fresh /proc on this machine")
+
+
+def _lacking(host: Host, row: str, message: str) -> None:
+    check = host.checks.get(row)
+    detail = f": {check.detail}" if check and check.detail else ""
+    raise HostError(message + detail, (check.mend if check else "") or "sandbox doctor", row=row)
+
+
+# --- namespaces and attributes -------------------------------------------------------------------
+
+
+def _namespaces(profile: Profile) -> int:
+    shared = {"net"} if net.shares_host(profile.net) else set()
+    return sum(flag for name, flag in CLONE.items() if name not in shared)
+
+
+def _attributes(profile: Profile, host: Host, invocation: Invocation, who: ids.IdPlan) -> Iterator[Record]:
+    if who.tool:
+        tools = (host.newuidmap or "", host.newgidmap or "")
+        yield Record(Kind.IDTOOL, "map ids with newuidmap", str(origin_of(profile, "user.ids")), tools)
+    size = limits.pool(profile)
+    key = "limits.disk" if profile.limits.disk else "limits.memory"
+    yield Record(
+        Kind.POOL, "make the shared tmpfs", str(origin_of(profile, key)), (size, limits.inodes(size))
+    )
+    yield from process.attributes(profile, who, host.machine)
+    yield from limits.rlimits(profile, invocation)
+
+
+# --- what a user should know -----------------------------------------------------------------------
+
+
+def _notes(profile: Profile, host: Host, invocation: Invocation) -> Iterator[str]:
+    yield from mounts.notes(invocation)
+    if net.shares_host(profile.net):
+        yield "the network is the host's: its abstract unix sockets and loopback services can be reached"
+    if profile.root.source == "host" and profile.root.writable != "no":
+        yield (
+            "the root is writable for new files only: /usr and the other system directories stay read-only, "
+            "because their files belong to ids that are not mapped"
+        )
+    if profile.process.seccomp == "off":
+        yield "seccomp is off: every system call of this kernel can be tried"
+    if host.uid == 0:
+        yield "the caller is root, the command is not: it can't write to root's own files"

@@ -1,0 +1,230 @@
+"""Limits: which mechanism holds each one, and what is refused because nothing can.
+
+Pure. In this stage there are the clock, pipes, resource limits, the size of tmpfs and
+polling; every one is named, and what it misses is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from sandbox.errors import NotAvailableError, ProfileError, RequirementError
+from sandbox.plan.plan import BEST_EFFORT, Limit
+from sandbox.plan.resolve import Invocation, at, origin_of
+from sandbox.plan.wire import Kind, Record
+from sandbox.profile.model import Origin, Profile
+
+__all__ = ["RLIMITS", "inodes", "limits", "pool", "rlimits"]
+
+#: setrlimit(2) names and numbers, <asm-generic/resource.h>; the same on x86, arm, riscv and s390.
+RLIMITS: Mapping[str, int] = {
+    "cpu": 0,
+    "fsize": 1,
+    "data": 2,
+    "stack": 3,
+    "core": 4,
+    "rss": 5,
+    "nproc": 6,
+    "nofile": 7,
+    "memlock": 8,
+    "as": 9,
+    "locks": 10,
+    "sigpending": 11,
+    "msgqueue": 12,
+    "nice": 13,
+    "rtprio": 14,
+    "rttime": 15,
+}
+
+#: These need cgroups.
+_UNAVAILABLE = ("swap", "cpus", "cpu_weight", "cpuset", "io")
+
+_SECOND = 1_000_000_000
+#: What one inode of a tmpfs stands for when its number is limited: the page that a file begins with.
+_BYTES_PER_INODE = 4096
+_LEAST_INODES = 1024
+
+_KERNEL_MECHANISM = {
+    "memory": "a memory cgroup",
+    "cpu_time": "a cpu cgroup",
+    "disk": "a tmpfs",
+    "core": "seccomp",
+}
+
+
+def inodes(size: int) -> int:
+    """How many inodes a tmpfs of *size* bytes may have (0: the kernel's default for no size). Without
+    this a million empty files, which take no bytes, would fill the kernel's own memory."""
+    return max(size // _BYTES_PER_INODE, _LEAST_INODES) if size else 0
+
+
+def pool(profile: Profile) -> int:
+    """The size of the shared tmpfs in bytes, 0 for the kernel's default (half of the memory). Its pages
+    are memory, so that without a limit on disk the one on memory holds here too."""
+    return profile.limits.disk or profile.limits.memory or 0
+
+
+def limits(profile: Profile, host_writable: tuple[str, ...]) -> tuple[Limit, ...]:
+    """The limits of *profile* with their mechanisms; *host_writable* are the destinations of writable
+    mounts of the host's.
+
+    Raises:
+        NotAvailableError: a limit that needs cgroups.
+        RequirementError: one that nothing can hold, or that only best effort holds though it is required.
+    """
+    _refuse_unavailable(profile)
+    asked = profile.limits
+    found = [
+        ("timeout", _nanoseconds(asked.timeout), "clock"),
+        ("cpu_time", _nanoseconds(asked.cpu_time), _cpu_time()),
+        ("memory", asked.memory, _memory(profile)),
+        ("pids", asked.pids, "rlimit"),
+        ("disk", asked.disk, _disk(profile, host_writable)),
+        ("files", asked.files, "rlimit"),
+        ("file_size", asked.file_size, "rlimit"),
+        ("output", asked.output, "pipe"),
+        ("core", asked.core, _core(profile)),
+    ]
+    result = tuple(
+        Limit(name, value, mechanism, str(origin_of(profile, f"limits.{name}")))
+        for name, value, mechanism in found
+        if value is not None
+    )
+    _check_required(profile, result)
+    return result
+
+
+def _nanoseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, round(seconds * _SECOND))
+
+
+def _cpu_time() -> str:
+    return BEST_EFFORT + "polled; the time of children that nobody waited for is missed once they are gone"
+
+
+def _memory(profile: Profile) -> str:
+    gap = "polled; a peak between two looks is missed"
+    if profile.process.seccomp == "off":
+        gap += "; seccomp is off, so memfd_create(2) is open, which RLIMIT_DATA does not count"
+    return BEST_EFFORT + gap
+
+
+def _disk(profile: Profile, host_writable: tuple[str, ...]) -> str:
+    """The limit is on what the sandbox itself provides to write on. A directory of the host's that is
+    mounted writable was there before and stays afterwards: how full it may get is not ours to say (and
+    without a quota of its file system nobody can), so it is named instead of refused; else no project
+    directory could be used with a limit."""
+    if not host_writable:
+        return "tmpfs"
+    verb = "is" if len(host_writable) == 1 else "are"
+    return f"tmpfs (not {', '.join(host_writable)}, which {verb} the host's)"
+
+
+def _core(profile: Profile) -> str:
+    if profile.limits.core == 0 and profile.process.seccomp == "off":
+        return BEST_EFFORT + "seccomp is off: a process can set it to 0, and then a piped core handler runs"
+    return "rlimit"
+
+
+def _refuse_unavailable(profile: Profile) -> None:
+    for name in _UNAVAILABLE:
+        if getattr(profile.limits, name):
+            where = at(origin_of(profile, f"limits.{name}"))
+            raise NotAvailableError(
+                f"{where}limits.{name} needs cgroups and is not available yet",
+                f"remove limits.{name}",
+            )
+    disk_overlay = profile.root.writable == "disk" and (
+        profile.root.source.startswith("dir:") or any(mount.mode == "overlay" for mount in profile.mounts)
+    )
+    if profile.limits.disk is not None and disk_overlay:
+        where = at(origin_of(profile, "limits.disk"))
+        raise RequirementError(
+            f'{where}limits.disk can\'t be held: root.writable = "disk" keeps changes on the disk, '
+            "where nobody but root can set a quota",
+            'root.writable = "memory", or remove limits.disk',
+        )
+
+
+def _check_required(profile: Profile, found: tuple[Limit, ...]) -> None:
+    by_name = {limit.name: limit for limit in found}
+    for name in profile.require:
+        if hasattr(profile.limits, name) and name != "enforce" and name not in by_name:
+            where = at(origin_of(profile, "require"))
+            raise ProfileError(f"{where}limits.{name} is required but not set", f"set limits.{name}")
+    kernel = profile.limits.enforce == "kernel"
+    for limit in found:
+        if limit.mechanism.startswith(BEST_EFFORT) and (kernel or limit.name in profile.require):
+            where = at(origin_of(profile, "limits.enforce" if kernel else "require"))
+            raise RequirementError(
+                f"{where}limits.{limit.name} is required to be held by the kernel, and "
+                f"{_KERNEL_MECHANISM[limit.name]} is missing; there is only {limit.mechanism}",
+                _mend(limit.name, kernel),
+            )
+
+
+def _mend(name: str, kernel: bool) -> str:
+    if name == "core":
+        return 'process.seccomp = "default"'
+    return 'limits.enforce = "any"' if kernel else f"remove {name} from require"
+
+
+def rlimits(profile: Profile, invocation: Invocation) -> list[Record]:
+    """The setrlimit(2) and RLIMIT_NPROC records. A limit is lowered to the caller's own hard one, which
+    is as good; a resource limit that was asked for by name is not.
+
+    Raises:
+        RequirementError: `process.rlimits` asks for more than the caller's hard limit.
+    """
+    asked = profile.limits
+    wanted: dict[str, tuple[int, int, str]] = {}
+    if asked.cpu_time is not None:
+        # The soft limit's SIGXCPU may be caught: a second later comes SIGKILL. Of each process alone.
+        seconds = max(1, math.ceil(asked.cpu_time))
+        wanted["cpu"] = (seconds, seconds + 1, "cpu_time")
+    if asked.core is not None:
+        # 1, not 0: with 0 the kernel still starts a core handler that is a pipe, on the host as root; 1 it
+        # refuses, and seccomp keeps it there (fs/coredump.c, since 2.6.32).
+        wanted["core"] = (max(asked.core, 1), max(asked.core, 1), "core")
+    for name, key, value in (
+        ("data", "memory", asked.memory),
+        ("fsize", "file_size", asked.file_size),
+        ("nofile", "files", asked.files),
+    ):
+        if value is not None:
+            wanted[name] = (value, value, key)
+    records = []
+    for name, (soft, hard, key) in wanted.items():
+        if name in profile.process.rlimits:
+            continue
+        own = invocation.hard_limits.get(RLIMITS[name], hard)
+        fields = (RLIMITS[name], min(soft, own), min(hard, own))
+        origin = str(origin_of(profile, f"limits.{key}"))
+        records.append(Record(Kind.RLIMIT, f"set RLIMIT_{name.upper()}", origin, fields))
+    records += _named_rlimits(profile, invocation)
+    if asked.pids is not None:
+        description = f"limit the sandbox to {asked.pids} tasks"
+        records.append(Record(Kind.NPROC, description, str(origin_of(profile, "limits.pids")), (asked.pids,)))
+        records.append(Record(Kind.PIDS_PEAK, "count tasks", str(origin_of(profile, "limits.pids"))))
+    return records
+
+
+def _named_rlimits(profile: Profile, invocation: Invocation) -> list[Record]:
+    records = []
+    for name, (soft, hard) in profile.process.rlimits.items():
+        keys = (f'process.rlimits."{name}"', "process.rlimits")
+        origin = next((profile.origins[key] for key in keys if key in profile.origins), Origin(""))
+        where = at(origin)
+        number = RLIMITS.get(name.lower())
+        if number is None:
+            raise ProfileError(f"{where}there is no resource limit {name}", f"one of {', '.join(RLIMITS)}")
+        own = invocation.hard_limits.get(number)
+        if own is not None and (hard == -1 or hard > own):
+            value = "unlimited" if hard == -1 else hard
+            raise RequirementError(
+                f"{where}process.rlimits.{name} = {value} is above this session's own hard limit, {own}",
+                f"process.rlimits.{name} = {own}, or raise the session's (ulimit -H, limits.conf(5))",
+            )
+        records.append(Record(Kind.RLIMIT, f"set RLIMIT_{name.upper()}", str(origin), (number, soft, hard)))
+    return records

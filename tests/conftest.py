@@ -69,6 +69,7 @@ def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (".config", ".cache", ".local/share", ".local/state", ".runtime"):
         # Ours are made when a mount would let a payload make them, and stay: no leak.
         (home / name / "sandbox").mkdir(mode=0o700, exist_ok=True)
+    (home / ".local/state/sandbox/scratch").mkdir(mode=0o700, exist_ok=True)
     monkeypatch.setattr(tempfile, "tempdir", None)
     return home
 

@@ -1,0 +1,45 @@
+"""`sandbox explain`: the merged profile, where each value came from, and the plan."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from sandbox.cli import fast
+from sandbox.cli.common import Parser, printable, profile_option
+from sandbox.launch.prepare import Prepared
+
+__all__ = ["main", "show"]
+
+_DESCRIPTION = """\
+Show what `sandbox run` with the same options would do, and run nothing: the merged profile with
+the place each value came from, then the plan, step by step.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    from sandbox.cli.run import prepared_for
+    from sandbox.profile import add_options, overrides_from
+
+    parser = Parser("explain", "[options] [--] [COMMAND ...]", _DESCRIPTION)
+    profile_option(parser)
+    add_options(parser)
+    words, command = parser.split(arguments)
+    options = parser.parse_options(words)
+    prepared = prepared_for(options.profile, overrides_from(options), fast.Call())
+    return show(prepared, command or prepared.profile.command)
+
+
+def show(prepared: Prepared, command: Sequence[str]) -> int:
+    """Print the profile and the plan of *prepared*."""
+    from sandbox.profile import show as profile_text
+
+    profile = prepared.profile
+    print(f"# profile {printable(profile.name)}")
+    print(printable(profile_text(profile)))
+    print("# plan")
+    for line in prepared.plan.describe():
+        print(printable(line))
+    if command:
+        print(f"run: {printable(shlex.join(command))}")
+    return 0

@@ -1,0 +1,365 @@
+"""The short way from `sandbox run` to the helper: a plan that was made before is used again.
+
+This is on the path of every cached run, where a bare interpreter is most of the cost. So it
+imports only os, sys and marshal (a test keeps it so), decides nothing, and leaves everything
+that is not exactly as it was to the slow path (`sandbox.cli.run`), which also writes the
+entries (`sandbox.cli.cache`) and launches through `launch` below.
+
+An entry is trusted only when the cache directory and the file are the user's own and closed
+to others; payloads can't write there, because compiled plans protect it.
+"""
+
+# No `from __future__ import annotations`: it would be one more import.
+import _imp
+import marshal
+import os
+import sys
+
+#: raised when entries or keys change their meaning
+VERSION = 1
+#: larger entries are neither written nor read, bytes
+MAX_ENTRY = 16 << 20
+
+#: variables that decide where files are looked for, so that a plan depends on their values
+INFLUENCES = (
+    "HOME",
+    "LOGNAME",
+    "PATH",
+    "TMPDIR",
+    "USER",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
+)
+
+#: options that take no value, and options that do; the slow path's parser has the same (a test)
+_FLAGS = """
+    -h --help --dry-run -q --quiet --verbose --keep -d --detach
+    -i --interactive -t --tty -it -ti --rm
+"""
+_VALUED = """
+    -p --profile --report --name --require --image --root -v --bind --tmpfs -u --user
+    -m --memory --pids --cpus --timeout --cpu-time --disk --output
+    --net --publish --allow -e --env --env-file -w --workdir --hostname
+"""
+FLAGS, VALUED = frozenset(_FLAGS.split()), frozenset(_VALUED.split())
+_SLOW = ("-h", "--help", "--dry-run", "--name", "--keep", "-d", "--detach")
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+HELPER = PACKAGE + "/_helper/sandbox-helper"
+#: what the supervisor executes to explain a failed set-up. By path, because with -I neither
+#: PYTHONPATH nor the working directory leads to a package that is run from a checkout.
+_DOCTOR = ("-I", PACKAGE + "/__main__.py", "doctor")
+
+# Kinds of records (sandbox.plan.wire.Kind), which would cost an import of enum.
+_ENVIRONMENT, _ARGV, _REPORT, _VERBOSITY, _DIAGNOSE, _SCRATCH = 10, 64, 68, 69, 70, 71
+
+_REGULAR, _DIRECTORY, _TYPE, _OTHERS = 0o100000, 0o040000, 0o170000, 0o077
+
+
+class Call:
+    """What one call asks for besides the plan: read from its options alone."""
+
+    __slots__ = ("report", "verbosity")
+
+    def __init__(self, verbosity: int = 1, report: str = "") -> None:
+        self.verbosity = verbosity
+        self.report = report
+
+
+class Entry:
+    """A plan that is ready but for its slots, as the cache keeps it; of marshal's types only.
+
+    key          what the call was (`key_of`)
+    names, prefixes  the variables that are kept from the caller's environment
+    present      those of them that were set
+    environment  (name, value) of the command; value None: the caller's, which is not stored
+    stamps       of what the plan was made from, as `sandbox.plan.plan.FileStamp` has them
+    plan         encoded, without environment
+    command      what to run when the call names no command
+    scratch      where to make a directory for overlays on disk, or ""
+    """
+
+    __slots__ = ("command", "environment", "key", "names", "plan", "prefixes", "present", "scratch", "stamps")
+
+    key: tuple[object, ...]
+    names: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    present: tuple[str, ...]
+    environment: tuple[tuple[str, str | None], ...]
+    stamps: tuple[tuple[str, int, int, int], ...]
+    plan: bytes
+    command: tuple[str, ...]
+    scratch: str
+
+    def pack(self) -> bytes:
+        return marshal.dumps(tuple(getattr(self, name) for name in self.__slots__))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Entry":
+        entry = cls()
+        for name, value in zip(cls.__slots__, marshal.loads(data), strict=True):
+            setattr(entry, name, value)
+        return entry
+
+
+def run(arguments: list[str]) -> None:
+    """Become the supervisor of `sandbox run` *arguments*, or return when it takes the slow path."""
+    parts = split(arguments)
+    directory = cache_directory()
+    if isinstance(parts, str) or not directory:
+        return
+    options, command = parts
+    call = call_of(options)
+    key = key_of(options)
+    entry = read(directory, file_name(key)) if call is not None else None
+    if call is None or entry is None or entry.key != key or not current(entry):
+        return
+    argv = command or entry.command
+    if argv and not _has_leftovers(entry.scratch):
+        launch(entry, argv, call)
+
+
+def split(
+    arguments: list[str], flags: frozenset[str] = FLAGS, valued: frozenset[str] = VALUED
+) -> "tuple[list[str], list[str]] | str":
+    """Cut *arguments* into our options and the command; or return the option that is not known.
+
+    The command begins behind `--`, or with the first word that is neither an option nor one's value.
+    """
+    at = 0
+    while at < len(arguments):
+        word = arguments[at]
+        if word == "--":
+            return arguments[:at], arguments[at + 1 :]
+        if word[:1] != "-" or word == "-":
+            break
+        name, equals, _ = word.partition("=")
+        if word in flags:
+            at += 1
+        elif word in valued:
+            at += 2
+        elif (equals and name in valued) if word[:2] == "--" else word[:2] in valued:
+            at += 1
+        else:
+            return word
+    return arguments[:at], arguments[at:]
+
+
+def call_of(options: list[str]) -> Call | None:
+    """The call's own options; None when one of them is for the slow path."""
+    call = Call()
+    at = 0
+    while at < len(options):
+        word = options[at]
+        if word in ("-q", "--quiet"):
+            call.verbosity = 0
+        elif word == "--verbose":
+            call.verbosity = 2
+        elif word == "--report" and at + 1 < len(options):
+            call.report = options[at + 1]
+        elif word[:9] == "--report=":
+            call.report = word[9:]
+        elif word.partition("=")[0] in _SLOW:
+            return None
+        at += 2 if word in VALUED else 1
+    return call
+
+
+def key_of(options: list[str]) -> tuple[object, ...]:
+    """Everything about the call, the process and the machine that a plan depends on, less its files
+    and the variables that it keeps.
+
+    Raises:
+        OSError: there is no working directory, or no /proc.
+    """
+    cwd = os.getcwd()
+    here = os.stat(cwd)
+    with open("/proc/sys/kernel/random/boot_id", "rb", 0) as file:
+        boot = file.read(36)
+    return (
+        VERSION,
+        sys.hexversion,
+        PACKAGE,
+        os.getresuid(),
+        os.getresgid(),
+        boot,
+        os.stat("/proc/self/ns/user").st_ino,
+        os.stat("/proc/self/ns/mnt").st_ino,
+        cwd,
+        here.st_dev,
+        here.st_ino,
+        tuple([os.environ.get(name) for name in INFLUENCES]),
+        tuple(options),
+    )
+
+
+def file_name(key: tuple[object, ...]) -> str:
+    """Where an entry for *key* is. The interpreter's own 64-bit hash, because hashlib is not to be
+    imported here; a collision only overwrites, for the whole key is compared."""
+    return _imp.source_hash(VERSION, repr(key).encode()).hex()
+
+
+def cache_directory() -> str:
+    """Where entries are: `sandbox.paths.cache_dir()` + "/plans"; "" when the environment does not say."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if cache[:1] != "/":
+        home = os.environ.get("HOME", "")
+        cache = home + "/.cache" if home[:1] == "/" else ""
+    return cache and cache + "/sandbox/plans"
+
+
+def read(directory: str, name: str) -> Entry | None:
+    """The entry in file *name*; None when there is none that could be trusted."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    at = fd = -1
+    try:
+        at = os.open(directory, flags | os.O_DIRECTORY)
+        fd = os.open(name, flags | os.O_NONBLOCK, dir_fd=at)
+        size = private(at) and private(fd)
+        data = os.read(fd, size) if size else b""
+        return Entry.unpack(data) if data and len(data) == size else None
+    except FileNotFoundError:
+        return None
+    finally:
+        for number in (at, fd):
+            if number >= 0:
+                os.close(number)
+
+
+def private(fd: int) -> int:
+    """The size of what *fd* is, when it is our user's own and closed to others; else 0."""
+    status = os.fstat(fd)
+    regular = status.st_mode & _TYPE == _REGULAR
+    if status.st_uid != os.geteuid() or status.st_mode & _OTHERS or (regular and status.st_size > MAX_ENTRY):
+        return 0
+    return status.st_size if regular else 1
+
+
+def current(entry: Entry) -> bool:
+    """Whether all that *entry* was made from is as it was."""
+    if kept(entry.names, entry.prefixes) != entry.present:
+        return False
+    return all(stamp(each[0], each[1] != -1) == each for each in entry.stamps)
+
+
+def kept(names: tuple[str, ...], prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    """The variables of the environment that *names* and *prefixes* select."""
+    return tuple(sorted([name for name in os.environ if name in names or name.startswith(prefixes)]))
+
+
+def stamp(path: str, entries: bool = False) -> tuple[str, int, int, int]:
+    """The twin of `sandbox.plan.plan.FileStamp.take`."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return path, -1, 0, 0
+    if not entries and status.st_mode & _TYPE == _DIRECTORY:
+        return path, -1, status.st_ino, 0
+    return path, status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def launch(entry: Entry, argv: "list[str] | tuple[str, ...]", call: Call) -> None:
+    """Become the supervisor: fill the slots, put the plan into a memfd, and exec the helper.
+
+    Returns only by an exception.
+
+    Raises:
+        OSError: the report can't be opened, or the helper not executed.
+    """
+    environ = os.environ
+    environment = [
+        name + "=" + (environ[name] if value is None else value) for name, value in entry.environment
+    ]
+    records: list[tuple[int, tuple[str | int, ...]]] = [
+        (_ENVIRONMENT, tuple(environment)),
+        (_ARGV, tuple(argv)),
+        (_VERBOSITY, (call.verbosity,)),
+        # Even a quiet supervisor's failure is told, by the one who explains it.
+        (_DIAGNOSE, (sys.executable, *_DOCTOR, "--explain" if call.verbosity else "--tell")),
+    ]
+    if call.report:
+        records.append((_REPORT, (open_report(call.report),)))
+    if entry.scratch:
+        records.append((_SCRATCH, (make_scratch(entry.scratch),)))
+    plan = memory_file(extend(entry.plan, records))
+    # The helper starts with an empty environment: nothing of the caller's is near the payload.
+    os.execve(HELPER, ["sandbox-helper", "run", str(plan)], {})
+
+
+def open_report(report: str) -> int:
+    """The descriptor that `--report` names: a new or emptied file, or fd:N.
+
+    Raises:
+        OSError: it can't be opened, or is not open.
+    """
+    if report[:3] == "fd:":
+        fd = int(report[3:])
+        os.set_inheritable(fd, True)
+        return fd
+    fd = _above_stdio(os.open(report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666))
+    os.set_inheritable(fd, True)
+    return fd
+
+
+def make_scratch(parent: str) -> str:
+    """A new directory in *parent* for this process, as which the supervisor will run.
+
+    Its name says whose it is (see `_has_leftovers`).
+    """
+    with open("/proc/self/stat", "rb", 0) as file:
+        started = file.read(4096).rpartition(b")")[2].split()[19].decode()
+    path = f"{parent}/{os.getpid()}-{started}-{os.urandom(4).hex()}"
+    os.mkdir(path, 0o700)
+    return path
+
+
+def _has_leftovers(scratch: str) -> bool:
+    """Whether *scratch* has a directory of a process that is gone: the slow path removes those."""
+    if not scratch:
+        return False
+    return any(not os.path.exists("/proc/" + name.partition("-")[0]) for name in os.listdir(scratch))
+
+
+def memory_file(data: bytes) -> int:
+    """A memfd with *data*, at its beginning, inherited by exec and above 2: a standard descriptor that
+    the caller closed must stay closed."""
+    fd = _above_stdio(os.memfd_create("sandbox-plan", 0))
+    while data:
+        data = data[os.write(fd, data) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _above_stdio(fd: int) -> int:
+    lower = []
+    while fd <= 2:
+        lower.append(fd)
+        fd = os.dup(fd)
+    for number in lower:
+        os.close(number)
+    os.set_inheritable(fd, True)
+    return fd
+
+
+def extend(plan: bytes, records: list[tuple[int, tuple[str | int, ...]]]) -> bytes:
+    """`sandbox.plan.wire.extend` for records without description and origin, without imports."""
+    body = [plan[16:]]
+    for kind, fields in records:
+        parts = [_field(""), _field("")] + [_field(value) for value in fields]
+        data = b"".join(parts)
+        body.append(_little(kind, 2) + _little(len(parts), 2) + _little(8 + len(data), 4) + data)
+    data = b"".join(body)
+    count = int.from_bytes(plan[12:16], "little") + len(records)
+    return plan[:8] + _little(16 + len(data), 4) + _little(count, 4) + data
+
+
+def _field(value: str | int) -> bytes:
+    data = _little(value, 8) if isinstance(value, int) else os.fsencode(value)
+    return _little(len(data), 4) + data + bytes(4 - len(data) % 4)
+
+
+def _little(value: int, size: int) -> bytes:
+    return value.to_bytes(size, "little", signed=value < 0)

@@ -1,0 +1,168 @@
+"""`sandbox run`: the slow path, which makes a plan, keeps it for the fast one, and launches it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from errno import errorcode
+
+from sandbox.cli import fast
+from sandbox.cli.common import Parser, UsageError, call_options, profile_option
+from sandbox.errors import NotAvailableError, SandboxError, SetupError
+from sandbox.launch.prepare import Prepared, prepare
+
+__all__ = ["build_parser", "execute", "launch", "main", "prepared_for"]
+
+_DESCRIPTION = """\
+Run a command in a sandbox of its own, and exit as it does.
+
+Options end with the first word that is none, or with `--`; everything behind is the command's.
+Without a command the profile's own is run. In a terminal the command gets one too, with job
+control; otherwise its input and output pass through untouched.
+"""
+
+_EPILOG = """\
+examples:
+  sandbox run -- python3 solution.py < input
+  sandbox run -p untrusted --timeout 2s --memory 256M --report verdict.json -- ./a.out
+  sandbox run -v ~/data:/data:ro -e LANG=C -- sort /data/words
+
+Exit status: the command's own; 128+N when signal N ended it; 124 for its timeout; 137 for any other
+limit; 125 when sandbox failed; 126 or 127 when the command could not be executed or was not found.
+"""
+
+#: options of the design whose mechanism is not built yet, by their `dest`
+_LATER = {"_name": "--name", "_keep": "--keep", "_detach": "--detach"}
+
+
+def build_parser() -> Parser:
+    """The parser of `run`; `fast.FLAGS` and `fast.VALUED` are its options (a test keeps it so)."""
+    from sandbox.profile import add_options
+
+    parser = Parser("run", "[options] [--] [COMMAND ...]", _DESCRIPTION, _EPILOG)
+    profile_option(parser)
+    add_options(parser)
+    call_options(parser)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Does not return when it could launch."""
+    from sandbox.profile import overrides_from
+
+    parser = build_parser()
+    words, command = parser.split(arguments)
+    options = parser.parse_options(words)
+    return execute(options, command, overrides_from(options), words)
+
+
+def execute(
+    options: argparse.Namespace,
+    command: Sequence[str],
+    overrides: Mapping[str, object],
+    words: Sequence[str] | None = None,
+) -> int:
+    """Prepare and launch, or show what would be done.
+
+    *words* are the options as they were typed, which the plan is cached by; None: it is not.
+    """
+    for name, option in _LATER.items():
+        if getattr(options, name):
+            raise NotAvailableError(f"{option}: named sandboxes are not available yet", f"leave out {option}")
+    call = fast.Call(0 if options.quiet else 2 if options.verbose else 1, options.report or "")
+    try:
+        if call.report and not options.dry_run:
+            _touch_report(call.report)
+        prepared = prepared_for(options.profile, overrides, call)
+        argv = list(command) or list(prepared.profile.command)
+        if options.dry_run:
+            from sandbox.cli.explain import show
+
+            return show(prepared, argv)
+        if not argv:
+            raise UsageError(
+                "no command: name one behind the options, or set `command` in the profile", "run"
+            )
+        launch(prepared, argv, call, words)
+    except SandboxError as error:
+        if call.report and not options.dry_run:
+            _report(call.report, error)
+        raise
+    return 0
+
+
+def prepared_for(profile: str | None, overrides: Mapping[str, object], call: fast.Call) -> Prepared:
+    """The plan for a call from the working directory.
+
+    Raises:
+        SandboxError: of whichever kind.
+    """
+    try:
+        cwd = os.getcwd()
+    except OSError as error:
+        raise SetupError(
+            f"cannot use the working directory: {error.strerror}", "cd to a directory that exists"
+        ) from error
+    guarded = [call.report] if call.report and not call.report.startswith("fd:") else []
+    return prepare(profile, overrides, cwd, os.environ, guarded=guarded)
+
+
+def launch(prepared: Prepared, argv: Sequence[str], call: fast.Call, words: Sequence[str] | None) -> None:
+    """Keep the plan for the fast path, and become the supervisor. Returns only by an exception."""
+    from sandbox.cli import cache
+
+    entry = cache.entry_of(prepared, () if words is None else fast.key_of(list(words)))
+    if words is not None:
+        cache.store(entry, fast.cache_directory())
+    try:
+        if prepared.plan.needs_scratch:
+            from sandbox.launch import scratch
+
+            scratch.sweep(entry.scratch)
+        fast.launch(entry, list(argv), call)
+    except OSError as error:
+        what = f"cannot start {fast.HELPER}" if error.filename == fast.HELPER else "cannot launch"
+        mend = (
+            "reinstall sandbox: its helper executable is missing" if not os.path.exists(fast.HELPER) else None
+        )
+        raise SetupError(f"{what}: {error.strerror}", mend, errno=error.errno or 0) from error
+
+
+def _touch_report(report: str) -> None:
+    """Make the report's file, or see that its descriptor is open: before anything else, and because
+    what the command must not replace has to exist.
+
+    Raises:
+        SetupError: it can't be written.
+    """
+    try:
+        if report.startswith("fd:"):
+            os.fstat(int(report[3:]))
+        else:
+            os.close(os.open(report, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    except OSError as error:
+        raise SetupError(
+            f"cannot write the report {report}: {error.strerror}", errno=error.errno or 0
+        ) from error
+    except ValueError:
+        raise UsageError(f"--report takes a file or fd:N, not {report!r}", "run") from None
+
+
+def _report(report: str, error: SandboxError) -> None:
+    """Write the report of a command that never ran, in the words of the supervisor's."""
+    import json
+
+    number = error.errno if isinstance(error, SetupError) else 0
+    event = {
+        "event": "error",
+        "operation": error.operation if isinstance(error, SetupError) else "",
+        "origin": error.origin if isinstance(error, SetupError) else "",
+        "errno": number,
+        "errno_name": errorcode.get(number, ""),
+        "message": error.message,
+        "mend": error.mend or "",
+    }
+    with contextlib.suppress(OSError), os.fdopen(fast.open_report(report), "w", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")

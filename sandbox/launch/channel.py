@@ -1,0 +1,271 @@
+"""The control socket of one supervisor, shared by any number of threads.
+
+There is no thread of ours. Whoever waits for something polls the socket together with its own
+pipes, and takes in every event that is there, for everybody: it is put into the `Mailbox` it is
+for, and the other waiters, who may be polling a socket that is empty by now, are woken through an
+eventfd each to look into theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import threading
+import time
+import weakref
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Any
+
+from sandbox.errors import SetupError
+from sandbox.launch.backend import Helper, above_stdio
+from sandbox.launch.streams import Pump
+from sandbox.plan.wire import Kind, Record, encode
+
+__all__ = ["Channel", "Event", "Mailbox", "pair"]
+
+Event = dict[str, Any]
+
+_EVENT_MAX = 64 * 1024  # bytes; events are a few hundred
+_REQUEST_MAX = 128 * 1024  # bytes of a datagram, as the helper has it; larger ones go by memfd
+#: how long the supervisor gets to end and clean up before it is killed, seconds
+_PATIENCE = 30.0
+
+
+class _ClosedError(SetupError):
+    """The socket is closed: there is nothing more to come."""
+
+
+def pair() -> tuple[socket.socket, int]:
+    """A control socket: our end, and the supervisor's as a bare descriptor that is the caller's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return socket.socket(fileno=above_stdio(ours.detach())), above_stdio(theirs.detach())
+
+
+class Mailbox:
+    """What came for one command or request."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.result: Event | None = None
+        #: answers to other requests, with the descriptor that came along (-1: none)
+        self.answers: deque[tuple[Event, int]] = deque()
+
+    def __del__(self) -> None:
+        for _, fd in self.answers:
+            if fd >= 0:
+                os.close(fd)
+
+
+class Channel:
+    """The conversation with one supervisor."""
+
+    def __init__(self, control: socket.socket, helper: Helper) -> None:
+        self.helper = helper
+        self.ready = False
+        #: the supervisor's error event: the set-up failed, and nothing ran
+        self.error: Event | None = None
+        #: the supervisor said good-bye, or is gone
+        self.ended = False
+        self._socket = control
+        self._owner = os.getpid()
+        # Re-entrant, so that a signal handler of the caller's may close() while we hold it.
+        self._lock = threading.RLock()
+        self._numbers = count(1)
+        self._boxes: weakref.WeakValueDictionary[int, Mailbox] = weakref.WeakValueDictionary()
+        self._wakers: set[int] = set()
+        self._visitors = 0
+        self._closed = False
+        self._finalizer = weakref.finalize(self, _abandon, control, helper, self._owner)
+
+    def mailbox(self, number: int | None = None) -> Mailbox:
+        """A mailbox for a new number, or for *number*."""
+        box = Mailbox(next(self._numbers) if number is None else number)
+        with self._lock:
+            self._boxes[box.number] = box
+        return box
+
+    def request(self, kind: Kind, fields: Iterable[str | bytes | int], fds: Iterable[int] = ()) -> None:
+        """Send one request, with descriptors.
+
+        Raises:
+            SetupError: the sandbox has ended.
+        """
+        fds = list(fds)
+        message = encode([Record(kind, "", "", tuple(fields))])
+        memory = -1
+        try:
+            if len(message) > _REQUEST_MAX:
+                memory = _in_memory(message)
+                message, fds = b"\0", [memory, *fds]
+            with self._visit():
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+                self._socket.sendmsg([message], ancillary, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise SetupError("the sandbox has ended", errno=error.errno or 0) from error
+        finally:
+            if memory >= 0:
+                os.close(memory)
+
+    def wait(self, done: Callable[[], bool], timeout: float | None = None, pump: Pump | None = None) -> bool:
+        """Take in events, and serve *pump*, until *done()* or the end; False when *timeout* seconds
+        passed first."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with contextlib.suppress(_ClosedError), self._visit(), self._waker() as waker:
+            while True:
+                self._receive(waker)
+                if done() or self.ended:
+                    return True
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._poll(waker, left, pump)
+        return True
+
+    def poll(self) -> None:
+        """Take in the events that are there, without waiting."""
+        with contextlib.suppress(_ClosedError), self._visit():
+            self._receive(-1)
+
+    def close(self) -> None:
+        """End the sandbox and everything in it, and wait until it is gone. May be called by
+        anybody, any number of times."""
+        if self._owner == os.getpid():  # in a fork of our caller: the sandbox is not its to end
+            with contextlib.suppress(SetupError):
+                self.request(Kind.CLOSE, ())
+                self.wait(lambda: False, _PATIENCE)
+        with self._lock:
+            self._closed = self.ended = True
+            self._wake_others(-1)
+            last = self._visitors == 0
+        if last:
+            self._finalizer()
+
+    @contextlib.contextmanager
+    def _visit(self) -> Iterator[None]:
+        """While somebody is inside, the socket stays open; the last one out closes it."""
+        with self._lock:
+            if self._closed:
+                raise _ClosedError("the sandbox is closed")
+            self._visitors += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._visitors -= 1
+                last = self._closed and self._visitors == 0
+            if last:
+                self._finalizer()
+
+    @contextlib.contextmanager
+    def _waker(self) -> Iterator[int]:
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            with self._lock:
+                self._wakers.add(fd)
+            yield fd
+        finally:
+            with self._lock:
+                self._wakers.discard(fd)
+            os.close(fd)
+
+    def _poll(self, waker: int, left: float | None, pump: Pump | None) -> None:
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        poller.register(waker, select.POLLIN)
+        for fd, events in pump.wanted() if pump else ():
+            poller.register(fd, events)
+        for fd, _ in poller.poll(None if left is None else left * 1000):
+            if fd == waker:
+                os.eventfd_read(fd)
+            elif pump:
+                pump.serve(fd)
+
+    def _receive(self, waker: int) -> None:
+        """Take in every event that is there; wake the waiters but the one of *waker*."""
+        with self._lock:
+            news = False
+            while not self.ended and (received := self._next()):
+                event, fd = received
+                self._dispatch(event, fd)
+                news = True
+            if news:
+                self._wake_others(waker)
+
+    def _next(self) -> tuple[Event, int] | None:
+        """The next event and its descriptor (-1: none), or None when there is none now."""
+        while True:
+            try:
+                data, ancillary, flags, _ = self._socket.recvmsg(
+                    _EVENT_MAX, socket.CMSG_SPACE(16), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+                break
+            except BlockingIOError:
+                return None
+            except ConnectionResetError:
+                # It ended with a request of ours unread. The kernel says so once, and before it
+                # hands out what was sent to us: a result may still be there.
+                continue
+        fd = _one_fd(ancillary)
+        if not data or flags & socket.MSG_TRUNC:
+            return {"event": "end"}, fd
+        return json.loads(data), fd
+
+    def _dispatch(self, event: Event, fd: int) -> None:
+        name, box = event["event"], self._boxes.get(event.get("id", -1))
+        if name == "ready":
+            self.ready = True
+        elif name == "error":
+            self.error = event
+        elif name == "end":
+            self.ended = True
+        elif box is None or name in ("started", "stopped"):  # nobody is interested
+            pass
+        elif name == "result":
+            box.result = event
+        else:
+            box.answers.append((event, fd))
+            fd = -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _wake_others(self, mine: int) -> None:
+        for fd in tuple(self._wakers):
+            if fd != mine:
+                os.eventfd_write(fd, 1)
+
+
+def _abandon(control: socket.socket, helper: Helper, owner: int) -> None:
+    """End the supervisor by closing the socket, and reap it. Only closes in a fork of *owner*."""
+    control.close()
+    if owner == os.getpid() and not helper.wait(_PATIENCE):
+        helper.kill()
+        helper.wait()
+
+
+def _one_fd(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The first descriptor that came; any others (there should be none) are closed."""
+    fds = array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    for fd in fds[1:]:
+        os.close(fd)
+    return fds[0] if fds else -1
+
+
+def _in_memory(message: bytes) -> int:
+    fd = os.memfd_create("sandbox-request", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(message)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,177 @@
+"""From a profile's name and overrides to a plan with everything but its slots filled.
+
+What `run` of the command line and of the API have in common. A prepared plan can be used
+again as long as it is `current()`: the API keeps a few in memory, the command line on disk
+(`sandbox.cli.cache`). Nothing here starts anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandbox.plan import wire
+from sandbox.plan.plan import FileStamp
+
+if TYPE_CHECKING:
+    from sandbox.plan.plan import Plan
+    from sandbox.plan.resolve import Invocation
+    from sandbox.profile.model import Profile
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan, ready but for its slots.
+
+    `static` is the encoded plan without the environment, which is a slot for us: it is replaced
+    by `env=`, and what is kept from the caller need not be stored. `environment` is (name, value),
+    value None where it is the caller's own.
+    """
+
+    profile: Profile
+    plan: Plan
+    static: bytes
+    environment: tuple[tuple[str, str | None], ...]
+    stamps: tuple[FileStamp, ...]
+
+    def variables(self, environ: Mapping[str, str]) -> list[str]:
+        """NAME=VALUE of the command, for a caller with *environ*."""
+        return [
+            f"{name}={environ[name] if value is None else value}"
+            for name, value in self.environment
+            if value is not None or name in environ
+        ]
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """Who the command is outside, where that is not the caller: root's commands are not root."""
+        ids = self.plan.ids
+        return (ids.host_uid, ids.host_gid) if ids.host_uid != os.geteuid() else None
+
+    def current(self) -> bool:
+        """Whether all files that the plan was made from are as they were."""
+        return all(each.current() for each in self.stamps)
+
+
+def prepare(
+    profile: str | Profile | None,
+    overrides: Mapping[str, object],
+    cwd: str,
+    environ: Mapping[str, str],
+    *,
+    guarded: Sequence[str] = (),
+) -> Prepared:
+    """Load, resolve and compile.
+
+    Args:
+        profile: a name, a path, a loaded profile, or None for the project's or "default".
+        overrides: by dotted key, as `sandbox.profile.load` takes them; on a loaded profile no
+            tables (mounts, env.set ...).
+        cwd: where relative paths start; absolute.
+        environ: the caller's environment.
+        guarded: files on the host that the command must not replace, besides our own (the report).
+
+    Raises:
+        SandboxError: with all its subclasses: see `sandbox.errors`.
+    """
+    from sandbox import host as hosts
+    from sandbox.plan.compile import compile
+    from sandbox.plan.resolve import resolve
+    from sandbox.profile import load
+    from sandbox.profile.model import Profile
+
+    if isinstance(profile, Profile):
+        loaded = _adjusted(profile, overrides) if overrides else profile
+    else:
+        loaded = load(profile, overrides, cwd=cwd)
+    host = hosts.probe()
+    invocation = resolve(loaded, host, cwd, environ)
+    if guarded:
+        invocation = _guard(invocation, guarded)
+    plan = compile(loaded, host, invocation)
+    return Prepared(
+        profile=loaded,
+        plan=plan,
+        static=_without_environment(plan.encode()),
+        environment=_by_reference(plan, invocation, loaded),
+        stamps=(*plan.files, *map(FileStamp.take, loaded.looked)),
+    )
+
+
+def _adjusted(profile: Profile, overrides: Mapping[str, object]) -> Profile:
+    """A loaded *profile* with single values changed.
+
+    Raises:
+        ProfileError: an unknown key, one that is a table, or a wrong value.
+    """
+    from dataclasses import replace
+
+    from sandbox.errors import ProfileError
+    from sandbox.profile.kinds import Map, Wrong
+    from sandbox.profile.model import Origin
+    from sandbox.profile.settings import BY_KEY
+
+    tables: dict[str, dict[str, object]] = {}
+    origins = dict(profile.origins)
+    for key, value in overrides.items():
+        setting = BY_KEY.get(key)
+        if setting is None or not setting.table or isinstance(setting.kind, Map) or key == "root.from":
+            raise ProfileError(
+                f"argument {key}: not for a profile that is loaded",
+                "give it to Profile.load() with the profile's name",
+            )
+        try:
+            tables.setdefault(setting.table, {})[setting.name] = setting.kind.parse(value)
+        except Wrong as error:
+            raise ProfileError(f"argument {setting.name}: {error}") from error
+        origins[key] = Origin(f"argument {setting.name}")
+    changed = {name: replace(getattr(profile, name), **values) for name, values in tables.items()}
+    adjusted = replace(profile, **changed, origins=origins)
+    adjusted.check()
+    return adjusted
+
+
+def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:
+    """*invocation* with more files that compile is to protect where a writable mount covers them.
+
+    Raises:
+        ProfileError: one is reached through a link, which the command could replace.
+    """
+    from dataclasses import replace
+
+    from sandbox.errors import ProfileError
+    from sandbox.plan.resolve import Guard, is_below, real_source
+
+    writable = [real_source(place) for place in invocation.places if place.mount.mode == "rw"]
+    guards = []
+    for path in paths_:
+        absolute = os.path.normpath(os.path.join(invocation.cwd, path))
+        real = os.path.realpath(absolute)
+        if real != absolute and any(is_below(absolute, each) for each in writable):
+            raise ProfileError(
+                f"{path} is reached through a symbolic link, which the command could replace",
+                f"name its real path, {real}",
+            )
+        guards.append(Guard(real, "the report"))
+    return replace(invocation, guards=(*invocation.guards, *guards))
+
+
+def _without_environment(plan: bytes) -> bytes:
+    """The encoded *plan* without its ENVIRONMENT record."""
+    return wire.encode(
+        wire.Record(kind, fields[0].decode(), fields[1].decode(), fields[2:])
+        for kind, fields in wire.decode(plan)
+        if kind != wire.Kind.ENVIRONMENT
+    )
+
+
+def _by_reference(plan: Plan, invocation: Invocation, profile: Profile) -> tuple[tuple[str, str | None], ...]:
+    """The plan's environment, None for the values that are simply the caller's."""
+    return tuple(
+        (name, None if name not in profile.env.set and invocation.environ.get(name) == value else value)
+        for name, value in plan.environment.items()
+    )

@@ -1,0 +1,131 @@
+"""How a command in a sandbox ended: plain values, made from the supervisor's JSON.
+
+Nothing here starts or waits for anything.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["CalledProcessError", "Limit", "Result", "Usage", "Verdict"]
+
+
+class Verdict(StrEnum):
+    """Why a command ended. A member equals its own name as a string: `r.verdict == "timeout"`."""
+
+    OK = "ok"  #: exit status 0
+    NONZERO = "nonzero"  #: another exit status
+    SIGNAL = "signal"  #: ended by a signal that was not ours
+    TIMEOUT = "timeout"  #: the wall-clock limit
+    CPU_TIME = "cpu_time"
+    MEMORY = "memory"
+    PIDS = "pids"  #: a task could not be made, and the command failed
+    DISK = "disk"  #: a writable place of the sandbox was full, and the command failed
+    OUTPUT = "output"  #: more than `limits.output` bytes were written
+    EXEC_FAILED = "exec_failed"  #: not found (127) or not executable (126): it never ran
+    KILLED = "killed"  #: ended by us without a limit: closed, caller gone, killed from outside
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a command used. Seconds and bytes; None where nothing measured it."""
+
+    wall: float = 0.0
+    cpu_user: float = 0.0
+    cpu_system: float = 0.0
+    memory_peak: int | None = None
+    pids_peak: int | None = None
+    output: int | None = None
+    disk_peak: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The limit that ended a command: its name, its value (bytes, seconds or a count), and
+    the mechanism that held it."""
+
+    name: str
+    value: float
+    mechanism: str
+
+
+class Result(subprocess.CompletedProcess[Any]):
+    """A finished command: `subprocess.CompletedProcess` and the verdict.
+
+    args        what was run
+    returncode  its exit status; -N when signal N ended it; 126/127 when it could not be executed
+    stdout, stderr  bytes, or str in text mode; None where it was not captured
+    verdict     a `Verdict`
+    usage       a `Usage`
+    enforced    limit -> the mechanism that held it ("rlimit", "tmpfs", "best-effort: ...")
+    hit         names of limits that were touched, whether or not one ended the command
+    limit       the `Limit` that ended it, or None
+    message     one line for people, "" when there is nothing to say
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        event: Mapping[str, Any],
+        stdout: Any = None,
+        stderr: Any = None,
+    ) -> None:
+        super().__init__(args, _returncode(event), stdout, stderr)
+        self.verdict = Verdict(event["verdict"])
+        usage: Mapping[str, Any] = event.get("usage") or {}
+        self.usage = Usage(**{k: usage[k] for k in Usage.__dataclass_fields__ if k in usage})
+        self.enforced: Mapping[str, str] = dict(event.get("enforced") or {})
+        self.hit: tuple[str, ...] = tuple(event.get("hit") or ())
+        self.limit = _limit(event.get("limit"))
+        self.message: str = event.get("message") or ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command exited with status 0 and no limit ended it."""
+        return self.verdict is Verdict.OK
+
+    def check_returncode(self) -> None:
+        """Raise `CalledProcessError` unless `ok`."""
+        if not self.ok:
+            raise CalledProcessError(self)
+
+    def __repr__(self) -> str:
+        parts = [f"args={self.args!r}", f"returncode={self.returncode}", f"verdict={self.verdict.value!r}"]
+        streams = (("stdout", self.stdout), ("stderr", self.stderr))
+        parts += [f"{name}={value!r}" for name, value in streams if value is not None]
+        return f"Result({', '.join(parts)})"
+
+
+class CalledProcessError(subprocess.CalledProcessError):
+    """A command failed or a limit ended it, and `check=True` was given. `result` has everything."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.returncode, result.args, result.stdout, result.stderr)
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[CalledProcessError], tuple[Result]]:
+        return type(self), (self.result,)
+
+    def __str__(self) -> str:
+        result = self.result
+        if result.verdict in (Verdict.NONZERO, Verdict.SIGNAL):
+            return super().__str__()
+        why = result.message or f"verdict {result.verdict.value}"
+        return f"Command {result.args!r} did not succeed: {why}"
+
+
+def _returncode(event: Mapping[str, Any]) -> int:
+    """subprocess's convention. A command that a limit ended without either is a killed one."""
+    if event.get("signal") is not None:
+        return -int(event["signal"])
+    if event.get("exit_code") is not None:
+        return int(event["exit_code"])
+    return -9
+
+
+def _limit(value: Mapping[str, Any] | None) -> Limit | None:
+    return None if value is None else Limit(value["name"], value["value"], value.get("mechanism", ""))

@@ -1,0 +1,81 @@
+"""Directories on disk for the overlays of one run, and what launches that were killed left of them.
+
+The supervisor removes its own at the end. After a SIGKILL of it nobody does, so whoever makes one
+first removes those of processes that are gone. The names say whose they are: process id and
+start time (proc(5), field 22) of the launcher, with which the supervisor dies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from sandbox import paths
+from sandbox.errors import SetupError
+
+__all__ = ["make", "parent", "sweep"]
+
+
+def parent() -> str:
+    """Where they are made: in the state directory, which compiled plans protect. Made here, 0700.
+
+    Raises:
+        SetupError: it can't be made.
+    """
+    path = os.path.join(paths.state_dir(), "scratch")
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"cannot make {path}: {error.strerror}", errno=error.errno or 0) from error
+    return path
+
+
+def make() -> str:
+    """Make one for a supervisor of this process.
+
+    Raises:
+        SetupError: it can't be made.
+    """
+    above = parent()
+    sweep(above)
+    path = os.path.join(above, f"{os.getpid()}-{_started(os.getpid())}-{os.urandom(4).hex()}")
+    try:
+        os.mkdir(path, 0o700)
+    except OSError as error:
+        raise SetupError(f"cannot make {path}: {error.strerror}", errno=error.errno or 0) from error
+    return path
+
+
+def sweep(above: str) -> None:
+    """Remove the directories of launchers that are gone, as far as they can be removed: what belongs
+    to ids of a range, or was made unreadable by overlayfs, stays for the one who may."""
+    for name in os.listdir(above):
+        pid, _, rest = name.partition("-")
+        if pid.isdigit() and rest.partition("-")[0] != _started(int(pid)):
+            path = os.path.join(above, name)
+            for directory, inner, _ in os.walk(path):
+                for each in inner:  # overlayfs makes work/work with mode 000
+                    _open_up(os.path.join(directory, each))
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _open_up(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _started(pid: int) -> str:
+    """When process *pid* started, in clock ticks since the boot; "" when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except OSError:
+        return ""

@@ -1,0 +1,474 @@
+"""The command as its users meet it, with right and wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sandbox
+from sandbox.cli import fast
+
+pytestmark = [pytest.mark.integration, pytest.mark.as_root]
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    directory.chmod(0o777)  # root's commands are not root
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@pytest.fixture(params=["miss", "hit"])
+def run(request: pytest.FixtureRequest, sandbox_cmd: Command, tmp_home: Path) -> Command:
+    """`sandbox run ARGUMENTS`, without and with its plan in the cache: both must do the same."""
+    plans = tmp_home / ".cache" / "sandbox" / "plans"
+
+    def call(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        if request.param == "miss":
+            return sandbox_cmd("run", *words, **options)
+        sandbox_cmd("run", *words, **options)
+        before = {path.name: path.stat().st_mtime_ns for path in plans.iterdir()}
+        done = sandbox_cmd("run", *words, **options)
+        assert {path.name: path.stat().st_mtime_ns for path in plans.iterdir()} == before
+        return done
+
+    return call
+
+
+# --- run -------------------------------------------------------------------------------------------
+
+
+def test_input_and_output_pass_untouched(run: Command) -> None:
+    done: Any = run("cat", input=b"one\r\n\x00two\xff", text=False)
+    assert (done.stdout, done.stderr, done.returncode) == (b"one\r\n\x00two\xff", b"", 0)
+
+
+def test_streams_stay_apart(run: Command) -> None:
+    done = run("--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["true"], 0, ""),
+        (["sh", "-c", "exit 42"], 42, ""),
+        (["sh", "-c", "kill -TERM $$"], 143, ""),
+        (["--timeout", "200ms", "sleep", "60"], 124, "sandbox: killed: timeout 200ms"),
+        (["--output=10", "yes"], 137, "sandbox: killed: output limit 10"),
+        (["no-such-program"], 127, "sandbox: no-such-program: not found"),
+        (["/etc/passwd"], 126, "sandbox: /etc/passwd is not executable"),
+        (["-q", "--timeout", "200ms", "sleep", "60"], 124, ""),
+    ],
+)
+def test_exit_status_and_message(run: Command, words: list[str], status: int, message: str) -> None:
+    done = run(*words)
+    assert done.returncode == status
+    assert done.stderr.startswith(message)
+    assert bool(done.stderr) == bool(message)
+
+
+def test_what_follows_the_options_is_the_commands(run: Command, here: Path) -> None:
+    (here / "--bind").write_text("#!/bin/sh\necho ran $*\n")
+    (here / "--bind").chmod(0o755)
+    path = "/usr/bin:/bin"
+    assert run("-e", f"PATH={here}:{path}", "--", "--bind", "-p", "x").stdout == "ran -p x\n"
+    assert run("-e", "A=-x", "-it", "--rm", "sh", "-c", "echo $A $0 $1", "--", "-v").stdout == "-x -- -v\n"
+
+
+def test_a_profiles_own_command(run: Command, here: Path) -> None:
+    (here / "p.toml").write_text('extends = "default"\ncommand = ["echo", "mine"]\n')
+    assert run("-p", "./p.toml").stdout == "mine\n"
+    assert run("-p", "./p.toml", "--").stdout == "mine\n"
+    assert run("-p", "./p.toml", "echo", "yours").stdout == "yours\n"
+
+
+def test_the_callers_environment_and_descriptors_stay_outside(run: Command) -> None:
+    with open("/etc/passwd") as extra:
+        done = run("sh", "-c", "env; ls /proc/self/fd", env={"SECRET": "x"}, pass_fds=[extra.fileno()])
+    lines = done.stdout.split()
+    assert lines[-4:] == ["0", "1", "2", "3"]
+    assert not [line for line in lines if "SECRET" in line]
+
+
+def test_kept_variables_are_the_callers(run: Command, tmp_home: Path) -> None:
+    assert (
+        run("-e", "TOKEN", "sh", "-c", "echo $TOKEN", env={"TOKEN": "hidden-in-ram"}).stdout
+        == "hidden-in-ram\n"
+    )
+    for path in (tmp_home / ".cache").rglob("*"):
+        assert path.is_dir() or b"hidden-in-ram" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors(run: Command, here: Path, closed: str) -> None:
+    # The command's own descriptors must not be ours (the plan), whichever the caller closed.
+    words = ["sh", "-c", f"ls -l /proc/$$/fd > {here}/fds; exit 4"]
+    command = [sys.executable, "-m", "sandbox", "run", *words]
+    shell = f"{shlex.join(command)} {closed}"
+    environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
+    run("true")  # makes or uses the plan
+    done = subprocess.run(["sh", "-c", shell], env=environ, timeout=60)
+    assert done.returncode == 4
+    assert "memfd" not in (here / "fds").read_text()
+
+
+# --- the report ------------------------------------------------------------------------------------
+
+
+def test_report_to_a_file(run: Command, here: Path) -> None:
+    done = run("--report", "verdict.json", "--timeout=200ms", "sleep", "60")
+    assert done.returncode == 124
+    lines = (here / "verdict.json").read_text().splitlines()
+    assert len(lines) == 1
+    report = json.loads(lines[0])
+    assert (report["verdict"], report["limit"]["name"]) == ("timeout", "timeout")
+
+
+def test_report_to_a_descriptor(run: Command) -> None:
+    read, write = os.pipe()
+    with open(read) as file:
+        run("--report", f"fd:{write}", "sh", "-c", "exit 5", pass_fds=[write])
+        os.close(write)
+        assert {json.loads(line)["exit_code"] for line in file} == {5}
+
+
+def test_the_command_can_not_replace_its_report(run: Command, here: Path) -> None:
+    script = (
+        "echo forged > r.json; rm -f r.json; mv r.json x; ln -sf y r.json; mv ../work ../else; touch seen"
+    )
+    run("--report", "r.json", "sh", "-c", script)
+    assert json.loads((here / "r.json").read_text())["event"] == "result"
+    assert (here / "seen").exists()
+
+
+def test_a_report_behind_a_link_is_refused(sandbox_cmd: Command, here: Path) -> None:
+    (here / "link.json").symlink_to("r.json")
+    done = sandbox_cmd("run", "--report", "link.json", "true")
+    assert done.returncode == 125
+    assert "symbolic link" in done.stderr
+    assert "r.json" in done.stderr
+
+
+def test_errors_of_ours_are_reported_too(sandbox_cmd: Command, here: Path) -> None:
+    done = sandbox_cmd("run", "--report", "r.json", "-p", "nope", "true")
+    assert done.returncode == 125
+    report = json.loads((here / "r.json").read_text())
+    assert report["event"] == "error"
+    assert "nope" in report["message"]
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("/nowhere/x", "cannot write the report"),
+        ("fd:99", "cannot write the report"),
+        ("fd:x", "--report takes"),
+    ],
+)
+def test_a_report_that_can_not_be_written(sandbox_cmd: Command, report: str, message: str) -> None:
+    done = sandbox_cmd("run", "--report", report, "true")
+    assert done.returncode == 125
+    assert done.stderr.startswith(f"sandbox: {message}")
+
+
+# --- the plan cache --------------------------------------------------------------------------------
+
+
+def test_a_cached_plan_ends_with_what_it_was_made_from(sandbox_cmd: Command, here: Path) -> None:
+    def hostname() -> str:
+        return sandbox_cmd("run", "hostname").stdout.strip()
+
+    assert hostname() == hostname() == "sandbox"
+    for name in ("first", "second"):
+        (here / "sandbox.toml").write_text(f'[process]\nhostname = "{name}"\n')
+        assert hostname() == hostname() == name
+    (here / "sandbox.toml").unlink()
+    assert hostname() == "sandbox"
+
+
+def test_a_new_profile_of_the_users_takes_the_place_of_a_built_in_one(
+    sandbox_cmd: Command, tmp_home: Path
+) -> None:
+    assert sandbox_cmd("run", "-p", "default", "hostname").stdout == "sandbox\n"
+    profiles = tmp_home / ".config" / "sandbox" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "default.toml").write_text('extends = "base"\n[process]\nhostname = "mine"\n')
+    assert sandbox_cmd("run", "-p", "default", "hostname").stdout == "mine\n"
+
+
+def test_an_env_file_is_read_again(sandbox_cmd: Command, here: Path) -> None:
+    for value in ("one", "two"):
+        (here / "env").write_text(f"A={value}\n")
+        assert sandbox_cmd("run", "--env-file", "env", "sh", "-c", "echo $A").stdout == f"{value}\n"
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "unreadable", "directory"])
+def test_a_damaged_cache_is_no_error(sandbox_cmd: Command, tmp_home: Path, damage: str) -> None:
+    assert sandbox_cmd("run", "true").returncode == 0
+    (entry,) = (tmp_home / ".cache" / "sandbox" / "plans").iterdir()
+    data = entry.read_bytes()
+    if damage == "directory":
+        entry.unlink()
+        entry.mkdir()
+    elif damage == "unreadable":
+        entry.chmod(0)
+    else:
+        entry.write_bytes({"empty": b"", "garbage": b"\xff" * 99, "truncated": data[:-9]}[damage])
+    done = sandbox_cmd("run", "echo", "fine")
+    assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+def test_a_planted_entry_is_not_used(sandbox_cmd: Command, tmp_home: Path) -> None:
+    """What another user could write there is left aside: the mode is what tells."""
+    assert sandbox_cmd("run", "true").returncode == 0
+    (path,) = (tmp_home / ".cache" / "sandbox" / "plans").iterdir()
+    entry = fast.Entry.unpack(path.read_bytes())
+    entry.environment = (*entry.environment, ("PLANTED", "1"))
+    path.write_bytes(entry.pack())
+    assert "PLANTED" in sandbox_cmd("run", "env").stdout  # it is what is used
+    path.chmod(0o666)
+    assert "PLANTED" not in sandbox_cmd("run", "env").stdout
+
+
+def test_a_payload_can_not_write_the_cache(sandbox_cmd: Command, tmp_home: Path) -> None:
+    tmp_home.chmod(0o777)
+    script = "rm -rf .cache; mv .cache old; mv .cache/sandbox old; touch .cache/sandbox/plans/x"
+    sandbox_cmd("run", "-v", f"{tmp_home}:{tmp_home}:rw", "-w", tmp_home, "sh", "-c", script)
+    plans = tmp_home / ".cache" / "sandbox" / "plans"
+    assert [path.name for path in plans.iterdir() if path.name == "x"] == []
+    assert len(list(plans.iterdir())) == 1
+
+
+def test_without_a_home_there_is_no_cache(sandbox_cmd: Command) -> None:
+    done = sandbox_cmd("run", "echo", "fine", env={"HOME": None, "XDG_CACHE_HOME": None})
+    assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+# --- wrong input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "Run a command in a rootless sandbox"),
+        ("rnu true", "sandbox: unknown verb 'rnu'; did you mean 'run'?"),
+        ("--profile x", "sandbox: unknown option '--profile'"),
+        ("images", "sandbox: `sandbox images` is not available yet"),
+        ("run", "sandbox: no command"),
+        ("run --", "sandbox: no command"),
+        ("run --memroy 1M true", "sandbox: unknown option '--memroy'; did you mean '--memory'?"),
+        ("run -Z true", "sandbox: unknown option '-Z'"),
+        ("run -p", "sandbox: argument -p/--profile: expected one argument"),
+        ("run -p nope true", 'sandbox: there is no profile "nope"'),
+        ("run -m 12Q true", "sandbox: option --memory"),
+        ("run --timeout 0 true", "sandbox: option --timeout"),
+        ("run --timeout -5 true", "sandbox: option --timeout"),
+        (
+            "run -v /nonexistent:/x true",
+            "sandbox: option --bind: the mount source /nonexistent does not exist",
+        ),
+        ("run -v /etc true", "sandbox: option --bind"),
+        ("run -v /etc:/../../x:ro true", "sandbox: option --bind"),
+        ("run -w relative/nowhere true", "sandbox: "),
+        ("run --net user true", "sandbox: option --net"),
+        ("run --image debian true", "sandbox: option --image"),
+        ("run --cpus 1 true", "sandbox: option --cpus"),
+        ("run --name x true", "sandbox: --name: named sandboxes are not available yet"),
+        ("run --keep true", "sandbox: --keep: "),
+        ("run -d true", "sandbox: --detach: "),
+        ("run --quiet=yes true", "sandbox: "),
+        ("run --require memory true", "sandbox: "),
+        ("shell NAME", "sandbox: named sandboxes are not available yet"),
+        ("explain -p nope", 'sandbox: there is no profile "nope"'),
+        ("doctor --jsn", "sandbox: unknown option '--jsn'; did you mean '--json'?"),
+        ("doctor now", "sandbox: unexpected argument 'now'"),
+        ("profile", "sandbox: profile needs a command"),
+        ("profile lst", "sandbox: unknown command 'lst'; did you mean 'list'?"),
+        ("profile check nope", 'sandbox: there is no profile "nope"'),
+        ("profile show a b", "sandbox: unexpected argument 'b'"),
+        ("profile trust", "sandbox: there is no sandbox.toml"),
+    ],
+)
+def test_wrong_input_gets_one_clear_message(sandbox_cmd: Command, words: str, message: str) -> None:
+    done = sandbox_cmd(*shlex.split(words))
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert done.stderr.startswith(message)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_directory_that_is_gone(sandbox_cmd: Command, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = shlex.join([sys.executable, "-m", "sandbox", "run", "true"])
+    shell = f"cd {tmp_path}/gone && rmdir ../gone && exec {command}"
+    environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
+    done = subprocess.run(["sh", "-c", shell], env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 125
+    assert done.stderr.startswith("sandbox: cannot use the working directory")
+
+
+def test_names_in_messages_do_not_command_the_terminal(sandbox_cmd: Command) -> None:
+    for words in (["run", "-p", "x\x1b[2J", "true"], ["\x1b[2J"], ["run", "--\x1b[2J"], ["run", "\x1b[2J"]):
+        assert "\x1b" not in sandbox_cmd(*words).stderr
+
+
+def test_a_traceback_only_when_asked_for(sandbox_cmd: Command) -> None:
+    done = sandbox_cmd("run", "-p", "nope", "true", env={"SANDBOX_DEBUG": "1"})
+    assert "Traceback" in done.stderr
+    assert 'no profile "nope"' in done.stderr
+
+
+def test_a_full_stdout_is_an_error(sandbox_cmd: Command) -> None:
+    with open("/dev/full", "w") as full:
+        for words in (["profile", "list"], ["--help"], ["run", "--help"], ["--version"]):
+            done = sandbox_cmd(*words, stdout=full, stderr=subprocess.PIPE)
+            assert done.returncode == 125
+            assert done.stderr == "sandbox: No space left on device (SANDBOX_DEBUG=1 shows where)\n"
+
+
+def test_a_reader_that_went_away_is_none(here: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
+    command = shlex.join([sys.executable, "-m", "sandbox", "profile", "schema"])
+    shell = f"{{ {command}; echo $? >&2; }} | true"
+    done = subprocess.run(["bash", "-c", shell], env=environ, capture_output=True, text=True, timeout=60)
+    assert done.stderr in ("141\n", "0\n")  # 0: all of it was written before
+
+
+def test_closed_stdout_and_stderr(here: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
+    for words, status in (("profile list", 0), ("run -p nope true", 125), ("", 125), ("--help", 0)):
+        shell = f"{shlex.join([sys.executable, '-m', 'sandbox'])} {words} >&- 2>&-"
+        assert subprocess.run(["sh", "-c", shell], env=environ, timeout=60).returncode == status
+
+
+# --- the other verbs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "run --help", "shell -h", "explain --help", "doctor --help", "help run"]
+)
+def test_help(sandbox_cmd: Command, words: str) -> None:
+    done = sandbox_cmd(*words.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: sandbox" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["list", "show", "check", "schema", "new", "trust", "untrust"])
+def test_help_of_profile(sandbox_cmd: Command, command: str) -> None:
+    assert f"usage: sandbox profile {command}" in sandbox_cmd("profile", command, "--help").stdout
+    assert f"\n  {command}" in sandbox_cmd("profile", "--help").stdout
+
+
+def test_version(sandbox_cmd: Command) -> None:
+    assert sandbox_cmd("--version").stdout == f"sandbox {sandbox.__version__}\n"
+
+
+def test_explain_says_where_values_come_from(sandbox_cmd: Command, here: Path) -> None:
+    (here / "p.toml").write_text('extends = "untrusted"\n[limits]\npids = 7\n')
+    done = sandbox_cmd("explain", "-p", "./p.toml", "--memory", "77M", "--", "echo", "a b")
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if line.startswith("pids = 7") and "p.toml:3" in line]
+    assert [
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith("memory = ") and "option --memory" in line
+    ]
+    assert "limit pids to 7 (rlimit)  [p.toml:3]" in done.stdout.splitlines()
+    assert done.stdout.endswith("run: echo 'a b'\n")
+
+
+def test_dry_run_runs_nothing(sandbox_cmd: Command, here: Path) -> None:
+    done = sandbox_cmd("run", "--dry-run", "touch", "made")
+    assert done.returncode == 0
+    assert done.stdout == sandbox_cmd("explain", "touch", "made").stdout
+    assert sandbox_cmd("run", "--dry-run", "--report", "r.json", "touch", "made").returncode == 0
+    assert os.listdir(here) == []
+
+
+def test_doctor(sandbox_cmd: Command) -> None:
+    done = sandbox_cmd("doctor")
+    assert done.returncode == 0, done.stdout
+    assert [line for line in done.stdout.splitlines() if line.startswith("ok  kernel")]
+    found = json.loads(sandbox_cmd("doctor", "--json").stdout)
+    assert found["ok"] is True
+    assert {"userns", "seccomp", "overlay"} <= {check["name"] for check in found["checks"]}
+
+
+def test_a_failed_setup_is_explained(sandbox_cmd: Command, here: Path) -> None:
+    """User namespaces are used up: in a namespace of its own, where that can be had."""
+    words = shlex.join([sys.executable, "-m", "sandbox", "run", "--report", "r.json"])
+    script = f"echo 0 > /proc/sys/user/max_user_namespaces && exec {words}"
+    environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
+    for option in ("", "-q"):
+        limited = ["unshare", "--user", "--map-root-user", "sh", "-c", f"{script} {option} true"]
+        done = subprocess.run(limited, env=environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 125
+        assert done.stderr.count("sandbox: cannot") == 1
+        assert "  mend: " in done.stderr
+        assert json.loads((here / "r.json").read_text())["event"] == "error"
+
+
+def test_profile_list_and_show(sandbox_cmd: Command) -> None:
+    names = [line.split()[0] for line in sandbox_cmd("profile", "list").stdout.splitlines()]
+    assert {"base", "default", "untrusted"} <= set(names)
+    assert {each["name"] for each in json.loads(sandbox_cmd("profile", "list", "--json").stdout)} >= set(
+        names
+    )
+    assert "[limits]" in sandbox_cmd("profile", "show", "untrusted").stdout
+    assert sandbox_cmd("profile", "check", *names).stdout == "".join(f"{name}: ok\n" for name in names)
+
+
+def test_profile_schema(sandbox_cmd: Command) -> None:
+    assert "limits" in json.loads(sandbox_cmd("profile", "schema", "--json").stdout)["properties"]
+    assert "memory" in sandbox_cmd("profile", "schema").stdout
+
+
+@pytest.fixture
+def trusting(tmp_home: Path) -> Iterator[None]:
+    """The record of what is trusted is meant to stay."""
+    yield
+    shutil.rmtree(tmp_home / ".local" / "state" / "sandbox")
+
+
+def test_profile_new_check_trust(sandbox_cmd: Command, here: Path, trusting: None) -> None:
+    assert sandbox_cmd("profile", "new").stdout == f"{here}/sandbox.toml\n"
+    again = sandbox_cmd("profile", "new")
+    assert again.returncode == 125
+    assert "exists already" in again.stderr
+    assert sandbox_cmd("profile", "check").returncode == 0
+    (here / "sandbox.toml").write_text('[net]\nmode = "host"\n')
+    refused = sandbox_cmd("run", "true")
+    assert refused.returncode == 125
+    assert "sandbox profile trust" in refused.stderr
+    trusted = sandbox_cmd("profile", "trust")
+    assert trusted.stdout.startswith(f"{here}/sandbox.toml: trusted\n")
+    assert "net" in trusted.stdout
+    assert sandbox_cmd("run", "true").returncode == 0
+    assert sandbox_cmd("run", "true").returncode == 0
+    (here / "sandbox.toml").write_text('[net]\nmode = "host"\n# changed\n')
+    assert "changed" in sandbox_cmd("run", "true").stderr
+    assert sandbox_cmd("profile", "untrust").stdout == "trusted no longer\n"
+    assert sandbox_cmd("profile", "untrust").stdout == "was not trusted\n"
+
+
+def test_taking_trust_back_ends_a_cached_plan(sandbox_cmd: Command, here: Path, trusting: None) -> None:
+    (here / "sandbox.toml").write_text('[net]\nmode = "host"\n')
+    sandbox_cmd("profile", "trust")
+    assert sandbox_cmd("run", "true").returncode == 0
+    assert sandbox_cmd("run", "true").returncode == 0
+    sandbox_cmd("profile", "untrust")
+    assert sandbox_cmd("run", "true").returncode == 125

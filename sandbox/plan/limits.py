@@ -45,6 +45,10 @@ _SECOND = 1_000_000_000
 _BYTES_PER_INODE = 4096
 _LEAST_INODES = 1024
 
+#: RLIMIT_DATA counts what one process reserves, touched or not, and a refusal of it is told to nobody. So it
+#: lies above the limit: it bounds a burst between two polls, which are what ends the sandbox and says so.
+_DATA_SLACK = 256 << 20
+
 _KERNEL_MECHANISM = {
     "memory": "a memory cgroup",
     "cpu_time": "a cpu cgroup",
@@ -188,7 +192,7 @@ def rlimits(profile: Profile, invocation: Invocation) -> list[Record]:
         # refuses, and seccomp keeps it there (fs/coredump.c, since 2.6.32).
         wanted["core"] = (max(asked.core, 1), max(asked.core, 1), "core")
     for name, key, value in (
-        ("data", "memory", asked.memory),
+        ("data", "memory", None if asked.memory is None else asked.memory + _DATA_SLACK),
         ("fsize", "file_size", asked.file_size),
         ("nofile", "files", asked.files),
     ):

@@ -55,7 +55,7 @@ def test_no_limit_no_record() -> None:
     [
         (Limits(cpu_time=0.2), {"cpu": [1, 2]}),
         (Limits(cpu_time=2.5), {"cpu": [3, 4]}),
-        (Limits(memory=64 * M), {"data": [64 * M, 64 * M]}),
+        (Limits(memory=64 * M), {"data": [320 * M, 320 * M]}),
         (Limits(file_size=M), {"fsize": [M, M]}),
         (Limits(files=32), {"nofile": [32, 32]}),
         (Limits(core=0), {"core": [1, 1]}),  # 0 would let a core handler of the host run

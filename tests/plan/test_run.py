@@ -191,7 +191,7 @@ def test_a_projects_profile_can_not_be_replaced(run: Run, project: Path, guarded
     assert ((project / "sandbox.toml").read_text() == "mine") == guarded
 
 
-@pytest.mark.parametrize("mode", ["ro", pytest.param("rw", marks=needs_owner), "overlay"])
+@pytest.mark.parametrize("mode", ["ro", "rw", "overlay"])
 def test_what_is_hidden_is_hidden_everywhere(run: Run, own_home: Path, mode: str) -> None:
     (own_home / ".ssh").mkdir()
     (own_home / ".ssh" / "id").write_text("the secret")

@@ -14,6 +14,7 @@
 #include "mounts.h"
 #include "sys.h"
 
+#define OVERFLOW_ID 65534 /* /proc/sys/kernel/overflowuid, which nobody changes */
 #define RESOLVE_INSIDE (K_RESOLVE_IN_ROOT | K_RESOLVE_NO_MAGICLINKS)
 
 static int fail_step(struct failure *failure, int error, const struct record *record)
@@ -179,16 +180,14 @@ static int attach(struct root *root, const struct record *record, int mount, boo
         root->fd = sys_openat2(root->pool, "root", O_PATH | O_DIRECTORY, 0, K_RESOLVE_BENEATH);
         return root->fd < 0 ? fail_step(failure, errno, record) : 0;
     }
+    struct stat status;
     int target cleanup_fd = open_target(root, record, directory, failure);
     if (target < 0)
         return -1;
-    if (sys_move_mount(mount, target) < 0) {
-        if (errno == ENOTDIR)
-            return fail(failure, ENOTDIR, record, "cannot %s: one is a directory, the other is not",
-                        record_description(record));
-        return fail_step(failure, errno, record);
-    }
-    return 0;
+    if (fstat(target, &status) == 0 && S_ISDIR(status.st_mode) != directory)
+        return fail(failure, ENOTDIR, record, "cannot %s: one is a directory, the other is not",
+                    record_description(record));
+    return sys_move_mount(mount, target) < 0 ? fail_step(failure, errno, record) : 0;
 }
 
 /* An integer option of a file system; zero leaves the kernel's default. */
@@ -301,8 +300,9 @@ static int make_upper(int parent, const char *name, int lower, int fds[2])
     fds[1] = openat(base, "work", O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fds[0] < 0 || fds[1] < 0 || fchmod(fds[0], status.st_mode & 07777) < 0)
         return -1;
-    /* Owners that A doesn't map can't be given; the upper then belongs to init. */
-    if (fchown(fds[0], status.st_uid, status.st_gid) < 0 && errno != EINVAL && errno != EPERM)
+    /* Owners that A doesn't map show as the overflow id, and can't be given; the upper is then init's. */
+    if (status.st_uid != OVERFLOW_ID && status.st_gid != OVERFLOW_ID &&
+        fchown(fds[0], status.st_uid, status.st_gid) < 0 && errno != EINVAL && errno != EPERM)
         return -1;
     return 0;
 }

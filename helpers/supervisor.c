@@ -236,10 +236,26 @@ static void on_signal(struct supervisor *s, int number)
     }
 }
 
+/* Take in what init has said so far. It closes its socket by dying only; one that says what can't be
+ * understood is no init. */
+static void read_init(struct supervisor *s)
+{
+    int result = 1;
+
+    while (result > 0 && !s->init_mute)
+        result = jobs_message(s);
+    if (result >= 0)
+        return;
+    s->init_mute = true;
+    kill_init(s);
+}
+
+/* First what came before them: whoever saw the command run may expect that we know. */
 static void read_signals(struct supervisor *s)
 {
     struct signalfd_siginfo info;
 
+    read_init(s);
     while (read(s->signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
         on_signal(s, (int)info.ssi_signo);
 }
@@ -353,15 +369,6 @@ static void on_end(struct supervisor *s)
     jobs_end(s, microseconds(usage.ru_utime), microseconds(usage.ru_stime));
 }
 
-/* Init closes its socket by dying only; one that says what can't be understood is no init. */
-static void read_init(struct supervisor *s)
-{
-    if (jobs_message(s) >= 0)
-        return;
-    s->init_mute = true;
-    kill_init(s);
-}
-
 static void serve(struct supervisor *s, const struct polled *polled)
 {
     const struct pollfd *fds = polled->fds;
@@ -369,14 +376,14 @@ static void serve(struct supervisor *s, const struct polled *polled)
     /* Relays first: what follows may free them. */
     for (unsigned i = POLL_FIXED; i < polled->count; i++)
         step(s, polled->relays[i], fds[i].revents);
+    if (fds[POLL_INIT].revents & (POLLIN | POLLHUP | POLLERR))
+        read_init(s);
     if (fds[POLL_LIFELINE].revents)
         supervisor_close(s);
     if (fds[POLL_SIGNALS].revents)
         read_signals(s);
     if (fds[POLL_CONTROL].revents)
         control_ready(s, fds[POLL_CONTROL].revents);
-    if (fds[POLL_INIT].revents & (POLLIN | POLLHUP | POLLERR))
-        read_init(s);
     if (fds[POLL_END].revents)
         on_end(s);
     if (in_background(s) && terminal_foreground(&s->terminal))

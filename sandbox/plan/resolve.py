@@ -436,14 +436,13 @@ class _Resolver:
         directory = stat.S_ISDIR(kind)
         if mount.mode == "overlay":
             _check_overlay(origin, path, real, directory)
-        if mount.mode == "rw":
-            self._check_given_away(mount, origin, real)
+        self._check_given_away(mount, origin, real)
         devices = stat.S_ISCHR(kind) or stat.S_ISBLK(kind) or (is_below(real, "/dev") and real != "/dev")
         return Place(mount, origin, destination, real, directory, socket=stat.S_ISSOCK(kind), devices=devices)
 
     def _check_given_away(self, mount: Mount, origin: Origin, real: str) -> None:
-        """Refuse a writable working directory that is more than a project. A path that somebody wrote
-        out in full is taken to be meant."""
+        """Refuse to give or show a working directory that is more than a project: a home has keys in it.
+        A path that somebody wrote out in full is taken to be meant."""
         written = mount.source if mount.source is not None else mount.destination
         home, _ = self.trace.follow(self.home)
         if written.startswith(("/", "~")) or not is_below(home, real):
@@ -451,8 +450,9 @@ class _Resolver:
         what = "your home directory" if real == home else "above your home directory"
         what = "the root of the file system" if real == "/" else what
         raise ProfileError(
-            f"{at(origin)}the working directory {real} is {what}, and would be writable for the command",
-            "cd to a directory that holds only what the command may change",
+            f"{at(origin)}the working directory {real} is {what}, and would be "
+            f"{'writable' if mount.mode == 'rw' else 'readable'} for the command",
+            f"cd to a directory that holds only what the command may {'change' if mount.mode == 'rw' else 'see'}",
         )
 
     def _canonical(self, place: Place) -> Place:

@@ -14,7 +14,7 @@ from sandbox import paths
 from sandbox.errors import ProfileError, SetupError, TrustError
 from sandbox.plan import Invocation, files
 from sandbox.plan.resolve import is_below
-from sandbox.profile.model import Environment, Mount, Net, Origin, Profile, Root
+from sandbox.profile.model import Environment, Mount, MountMode, Net, Origin, Profile, Root
 from tests.plan.making import resolved
 
 
@@ -182,8 +182,14 @@ def test_a_home_behind_a_link_is_still_home(
 
 
 def test_home_may_be_read_or_written_when_it_is_asked_for(resolve: Resolve, home: Path) -> None:
-    assert destinations(resolve(Mount(".", "ro"), cwd=home)) == {str(home): str(home)}
+    assert destinations(resolve(Mount("~", "ro"), cwd=home)) == {str(home): str(home)}
     assert destinations(resolve(Mount("~", "rw"))) == {str(home): str(home)}
+
+
+@pytest.mark.parametrize("mode", ["ro", "overlay"])
+def test_home_is_not_shown_because_one_happens_to_be_there(resolve: Resolve, home: Path, mode: MountMode) -> None:
+    with pytest.raises(ProfileError, match="is your home directory, and would be readable"):
+        resolve(Mount(".", mode), cwd=home)
 
 
 # --- mount points ----------------------------------------------------------------------------------

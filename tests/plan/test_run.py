@@ -294,7 +294,7 @@ def test_limits_are_those_of_the_plan(run: Run) -> None:
     found = {line[:26].strip(): line[26:].split()[:2] for line in said.splitlines()}
     assert found["Max open files"] == ["99", "99"]
     assert found["Max file size"] == [str(1 << 20)] * 2
-    assert found["Max data size"] == [str(1 << 30)] * 2
+    assert found["Max data size"] == [str((1 << 30) + (256 << 20))] * 2
     assert found["Max cpu time"] == ["7", "8"]
     assert found["Max core file size"] == ["1", "1"]
 

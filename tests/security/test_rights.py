@@ -114,11 +114,12 @@ def test_nothing_of_the_callers_environment_shows(monkeypatch: pytest.MonkeyPatc
 
 def test_a_command_named_like_an_option_is_executed(tmp_path: Path) -> None:
     """CVE-2024-32462."""
-    program = tmp_path / "--bind"
+    work = tmp_path / "work"
+    work.mkdir(mode=0o755)
+    program = work / "--bind"
     program.write_text("#!/bin/sh\necho executed\n")
     program.chmod(0o755)
-    tmp_path.chmod(0o755)
-    result = sandbox.run(["--bind"], profile="untrusted", cwd=tmp_path, env={"PATH": str(tmp_path)}, text=True)
+    result = sandbox.run(["--bind"], profile="untrusted", cwd=work, env={"PATH": str(work)}, text=True)
     assert result.stdout == "executed\n"
 
 

@@ -123,9 +123,11 @@ int message_receive(int socket, char *buffer, int *fds)
 
     for (int i = 0; i < MESSAGE_FDS; i++)
         fds[i] = -1;
+    /* ECONNRESET: the other end closed with something of ours unread. It is said once, before what the
+     * other end sent last can be had, which may be how the command ended (unix(7)). */
     do
         size = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
-    while (size < 0 && errno == EINTR);
+    while (size < 0 && (errno == EINTR || errno == ECONNRESET));
     if (size <= 0)
         return size < 0 ? -1 : 0;
     take_descriptors(&header, fds);

@@ -195,7 +195,7 @@ def attributes(profile: Profile, ids: IdPlan, machine: str) -> list[Record]:
     if process.nice is not None:
         add(Kind.NICE, "process.nice", f"set the nice value to {process.nice}", process.nice)
     if not process.nested:
-        # One is B, which the helper makes; the payload can make no other.
+        # Inside B, which the helper makes, the payload can make no other.
         add(Kind.USERNS_MAX, "process.nested", "forbid further user namespaces", 0)
     records += _filter(profile, mask, machine)
     return records

@@ -97,6 +97,12 @@ def test_what_is_the_sandboxs_own_can_not_be_written(place: str) -> None:
     assert found == "False"
 
 
+def test_root_inside_sets_no_sysctl() -> None:
+    """Those of the network namespace belong to A's uid 0, which root inside is."""
+    name = "/proc/sys/net/ipv4/ip_forward"
+    assert errno_of(f"open({name!r}, 'w').write('1')", profile="base", overrides=AS_ROOT) == "EROFS"
+
+
 def test_nothing_of_the_callers_environment_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """CVE-2020-14370. Everything in /proc is looked at, init included."""
     monkeypatch.setenv("SECRET_OF_THE_HOST", "x-canary-x")

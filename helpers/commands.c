@@ -167,10 +167,18 @@ static void send_exited(struct init *init, const struct command *command, int st
     message_send(init->socket, &message, NULL, NULL, 0);
 }
 
+/* How full it is now, which a poll may have missed. */
+static void send_disk(const struct init *init)
+{
+    struct message usage = {.type = MSG_USAGE};
+
+    measure(init, POLL_DISK, &usage);
+    message_send(init->socket, &usage, NULL, NULL, 0);
+}
+
 /* The first command's end is the sandbox's: kill and reap all, so that the usage is complete. */
 static _Noreturn void end_one_shot(struct init *init, struct command *command, int status)
 {
-    struct message usage = {.type = MSG_USAGE};
     struct rusage total;
 
     kill(-1, SIGKILL);
@@ -179,8 +187,7 @@ static _Noreturn void end_one_shot(struct init *init, struct command *command, i
     getrusage(RUSAGE_CHILDREN, &total);
     command->user = command->system = 0;
     add_usage(command, &total);
-    measure(init, POLL_DISK, &usage);
-    message_send(init->socket, &usage, NULL, NULL, 0);
+    send_disk(init);
     send_exited(init, command, status);
     _exit(0);
 }
@@ -192,14 +199,22 @@ static void read_channel(struct init *init, struct command *command)
     struct message message = {.id = command->id};
     ssize_t n = recv(command->channel, &error, sizeof(error), MSG_DONTWAIT);
 
+    if (n == 1) {
+        command->ready = true;
+        n = recv(command->channel, &error, sizeof(error), MSG_DONTWAIT);
+    }
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     close_fd(&command->channel);
-    if (n != (ssize_t)sizeof(error)) {
+    if (n != (ssize_t)sizeof(error) && command->ready) {
         message.type = MSG_STARTED;
         message.a = command->pid;
         message_send(init->socket, &message, NULL, NULL, 0);
         return;
+    }
+    if (n != (ssize_t)sizeof(error)) {
+        error = (struct payload_error){.error = ECANCELED, .status = EXIT_OURS, .record = -1};
+        snprintf(error.text, sizeof(error.text), "cannot start the command: it was killed before it began");
     }
     error.text[sizeof(error.text) - 1] = 0;
     message.type = error.status == EXIT_OURS && init->one_shot ? MSG_FAILED : MSG_EXEC_FAILED;
@@ -217,6 +232,7 @@ static void end_command(struct init *init, struct command *command, int status)
         read_channel(init, command);
     if (init->one_shot)
         end_one_shot(init, command, status);
+    send_disk(init);
     kill_tree(init, command->userns);
     send_exited(init, command, status);
     close_fd(&command->channel);
@@ -236,14 +252,45 @@ static struct command *owner_of(struct init *init, pid_t pid)
     return command;
 }
 
-static void tell_stopped(struct init *init, const struct command *command, int signal_number)
+/* A command that stops before it began was stopped by another: it would hold its caller for ever. */
+static void tell_stopped(struct init *init, struct command *command, int signal_number)
 {
     struct message message = {.type = MSG_STOPPED, .a = signal_number};
 
+    if (command && command->channel >= 0)
+        read_channel(init, command);
+    if (command && command->channel >= 0 && !command->ready)
+        kill(command->pid, SIGKILL);
     if (!command || init->terminal < 0)
         return;
     message.id = command->id;
     message_send(init->socket, &message, NULL, NULL, 0);
+}
+
+static void refuse_file(const struct init *init, int32_t id, int error, const char *why)
+{
+    struct message message = {.type = MSG_FILE, .id = id, .a = error, .size = (uint32_t)strlen(why) + 1};
+
+    message_send(init->socket, &message, why, NULL, 0);
+}
+
+/* A child that opens a file can be stopped or killed by the payload, whose user it is; the caller is to
+ * have an answer all the same. */
+static bool reap_opener(struct init *init, pid_t pid, int status)
+{
+    for (unsigned i = 0; i < MAX_OPENERS; i++) {
+        if (init->openers[i].pid != pid)
+            continue;
+        if (WIFSTOPPED(status)) {
+            kill(pid, SIGKILL);
+            return true;
+        }
+        if (!WIFEXITED(status))
+            refuse_file(init, init->openers[i].id, EIO, "something in the sandbox interfered");
+        init->openers[i].pid = 0;
+        return true;
+    }
+    return false;
 }
 
 /* Reap one child; false when there is none to reap. *ended is set when it was a command. */
@@ -258,6 +305,8 @@ static bool reap_one(struct init *init, struct command **ended, int *status)
     struct command *command = init->one_shot ? by_pid(init, info.si_pid) : owner_of(init, info.si_pid);
     if (wait4(info.si_pid, status, WNOHANG | WUNTRACED, &usage) <= 0)
         return false;
+    if (reap_opener(init, info.si_pid, *status))
+        return true;
     if (WIFSTOPPED(*status)) {
         tell_stopped(init, by_pid(init, info.si_pid), WSTOPSIG(*status));
         return true;
@@ -459,10 +508,21 @@ static void open_for_caller(struct init *init, int32_t id, const struct record *
 {
     struct message message = {.type = MSG_FILE, .id = id};
     const char *why = strerror(EPERM);
-    pid_t pid = fork();
+    unsigned place = 0;
+    pid_t pid;
 
-    if (pid > 0)
+    while (place < MAX_OPENERS && init->openers[place].pid)
+        place++;
+    if (place == MAX_OPENERS) {
+        refuse_file(init, id, EAGAIN, "too many files are being opened at once");
         return;
+    }
+    pid = fork();
+    if (pid > 0) {
+        init->openers[place].pid = pid;
+        init->openers[place].id = id;
+        return;
+    }
     if (pid == 0) {
         int fd = -1;
         if (record->kind != KIND_OPEN || payload_drop_rights(&init->root) < 0)
@@ -474,10 +534,7 @@ static void open_for_caller(struct init *init, int32_t id, const struct record *
         message_send(init->socket, &message, why, &fd, fd < 0 ? 0 : 1);
         _exit(0);
     }
-    message.a = errno;
-    why = strerror(errno);
-    message.size = (uint32_t)strlen(why) + 1;
-    message_send(init->socket, &message, why, NULL, 0);
+    refuse_file(init, id, errno, strerror(errno));
 }
 
 /* --- messages ------------------------------------------------------------------------------- */

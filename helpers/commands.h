@@ -9,11 +9,13 @@
 #include "mounts.h"
 
 #define MAX_COMMANDS 256
+#define MAX_OPENERS 64
 
 struct command {
     int32_t id;
     pid_t pid;       /* 0: this place is free */
     int channel;     /* -1 once exec has succeeded or failed */
+    bool ready;      /* it was about to exec */
     uint64_t userns; /* inode of its B */
     int64_t user, system, max_rss; /* of everything reaped for it: us, us, bytes */
 };
@@ -24,6 +26,10 @@ struct init {
     struct root root;
     struct rlimit files;
     bool one_shot;
+    struct {
+        pid_t pid;
+        int32_t id;
+    } openers[MAX_OPENERS]; /* children that open a file for the caller */
     struct command commands[MAX_COMMANDS];
     unsigned used; /* places in use are below this */
 };

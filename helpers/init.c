@@ -46,14 +46,16 @@ static _Noreturn void report_failure(const struct init *init, const struct failu
 static int keep_descriptors(struct init *init, struct command_stdio *stdio)
 {
     unsigned last = FIRST_KEPT;
+    int aside = init->files.rlim_max < 1024 ? (int)(init->files.rlim_max / 2) : 512;
+    int above = fcntl(init->socket, F_DUPFD_CLOEXEC, aside);
 
-    init->socket = fcntl(init->socket, F_DUPFD_CLOEXEC, 512);
-    if (init->socket < 0)
+    if (above < 0 || aside <= FIRST_KEPT + 4)
         return -1;
+    init->socket = above;
     for (int i = 0; i < 3; i++)
-        if (stdio->fd[i] >= 0 && (stdio->fd[i] = fcntl(stdio->fd[i], F_DUPFD_CLOEXEC, 512)) < 0)
+        if (stdio->fd[i] >= 0 && (stdio->fd[i] = fcntl(stdio->fd[i], F_DUPFD_CLOEXEC, aside)) < 0)
             return -1;
-    sys_close_range(0, 511);
+    sys_close_range(0, (unsigned)aside - 1);
     init->null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (init->null < 0)
         return -1;
@@ -268,7 +270,8 @@ _Noreturn void init_main(const struct plan *plan, const struct command_stdio *gi
     raise_descriptor_limit(&init);
     wait_for_maps(&init);
     if (keep_descriptors(&init, &stdio) < 0) {
-        fail(&failure, errno, NULL, "cannot arrange descriptors: %s", strerror(errno));
+        fail(&failure, errno, NULL, "cannot arrange descriptors: %s (the limit on open files is %llu)",
+             strerror(errno), (unsigned long long)init.files.rlim_max);
         report_failure(&init, &failure);
     }
     if (set_up(&init, &failure) < 0)

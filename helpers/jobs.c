@@ -42,6 +42,7 @@ struct job *job_new(struct supervisor *s, int32_t id)
     job->id = id;
     job->timeout = s->limits.value[LIMIT_TIMEOUT];
     outcome_clear(&job->outcome);
+    job->outcome.disk_was_full = s->disk_full;
     s->jobs[s->count++] = job;
     s->poll_every = POLL_FIRST;
     s->poll_next = 0;
@@ -68,7 +69,10 @@ static void conclude(struct supervisor *s, struct job *job, struct text *text)
 
     s->status = exit_status(&judgement, &job->outcome);
     terminal_restore(&s->terminal);
-    report_write(s->report, text);
+    if (report_write(s->report, text) < 0) {
+        report_say(2, "cannot write the report: %s", strerror(errno));
+        s->status = EXIT_OURS;
+    }
     report_message(line, sizeof(line), &s->limits, &job->outcome);
     if (*line && s->verbosity >= 1)
         report_say(2, "%s", line);
@@ -319,7 +323,7 @@ static void note_usage(struct supervisor *s, struct outcome *outcome, const stru
     if (bits & POLL_TASKS)
         raise_to(&outcome->tasks, usage->c);
     raise_to(&outcome->disk, usage->d);
-    outcome->disk_full |= usage->e != 0;
+    outcome->disk_full |= usage->e && !outcome->disk_was_full;
 }
 
 /* What is measured is the sandbox as a whole. With several commands in it, at least one has used up its
@@ -352,6 +356,8 @@ static void on_usage(struct supervisor *s, const struct message *usage)
             fire(s, job, LIMIT_MEMORY);
     }
     check_cpu(s, usage->b);
+    if (poll_bits(s) & (POLL_DISK | POLL_MEMORY))
+        s->disk_full = usage->e != 0;
     wait = wait > POLL_SLOWEST ? POLL_SLOWEST : wait;
     s->poll_next = time + (s->poll_every > wait ? s->poll_every : wait);
     s->poll_every = s->poll_every * 5 / 4 > POLL_LAST ? POLL_LAST : s->poll_every * 5 / 4;

@@ -14,6 +14,7 @@
 #include "mounts.h"
 #include "sys.h"
 
+#define BYTES_PER_INODE 4096 /* as the plan gives its own tmpfs */
 #define OVERFLOW_ID 65534 /* /proc/sys/kernel/overflowuid, which nobody changes */
 #define RESOLVE_INSIDE (K_RESOLVE_IN_ROOT | K_RESOLVE_NO_MAGICLINKS)
 
@@ -387,7 +388,8 @@ static int open_uppers(struct root *root, const struct record *record, int lower
     if (mkdirat(root->pool, own_name, 0755) < 0)
         return -1;
     int place cleanup_fd = openat(root->pool, own_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    int mount cleanup_fd = new_tmpfs(bytes, 0, 0755, M_NOSUID | M_NODEV);
+    int64_t inodes = bytes / BYTES_PER_INODE > 1024 ? bytes / BYTES_PER_INODE : 1024;
+    int mount cleanup_fd = new_tmpfs(bytes, inodes, 0755, M_NOSUID | M_NODEV);
     if (place < 0 || mount < 0 || sys_move_mount(mount, place) < 0)
         return -1;
     remember_writable(root, mount);

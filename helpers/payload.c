@@ -10,6 +10,7 @@
 #include <linux/filter.h>
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -25,6 +26,8 @@
 #include "sys.h"
 
 #define LAST_SIGNAL 64
+#define CHILD_LOOK_MS 50
+#define CHILD_PATIENCE 200 /* looks: 10 s, on a machine that has much else to do */
 #define CHANNEL 3 /* where the channel to init is at the end, the only descriptor besides stdio */
 
 /* --- in the child --------------------------------------------------------------------------- */
@@ -129,14 +132,18 @@ static int enter_inner_namespace(const struct plan *plan, int channel, struct fa
     return 0;
 }
 
-/* The count is B's own, and takes CAP_SYS_RESOURCE in B to be raised again. The sysctl is that of the
- * process that looks it up (namespaces(7)), so it can't be set from outside. */
-static int limit_user_namespaces(const struct record *record, int proc, struct failure *failure)
+/* The counts are B's own, and take CAP_SYS_RESOURCE in B to be raised again. The sysctls are those of the
+ * process that looks them up (namespaces(7)), so they can't be set from outside. Mount namespaces too:
+ * in one of its own a payload could take off what pins a directory in its place. */
+static int limit_namespaces(const struct record *record, int proc, struct failure *failure)
 {
-    int fd cleanup_fd = openat(proc, "sys/user/max_user_namespaces", O_WRONLY | O_CLOEXEC);
+    static const char *const names[] = {"sys/user/max_user_namespaces", "sys/user/max_mnt_namespaces"};
 
-    if (fd < 0 || dprintf(fd, "%lld\n", (long long)record_int(record, 0)) < 0)
-        return fail(failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
+    for (unsigned i = 0; i < 2; i++) {
+        int fd cleanup_fd = openat(proc, names[i], O_WRONLY | O_CLOEXEC);
+        if (fd < 0 || dprintf(fd, "%lld\n", (long long)record_int(record, 0)) < 0)
+            return fail(failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
+    }
     return 0;
 }
 
@@ -204,7 +211,7 @@ static int prepare_rights(const struct payload *payload, const struct root *root
     const struct record *umask_record = plan_find(payload->plan, KIND_UMASK);
     const struct record *namespaces = plan_find(payload->plan, KIND_USERNS_MAX);
 
-    if (namespaces && limit_user_namespaces(namespaces, root->proc, failure) < 0)
+    if (namespaces && limit_namespaces(namespaces, root->proc, failure) < 0)
         return -1;
     if (keyring && syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0)
         return fail(failure, errno, keyring, "cannot %s: %s", record_description(keyring), strerror(errno));
@@ -298,6 +305,7 @@ static _Noreturn void become_payload(const struct payload *payload, const struct
     }
     if (restrict_rights(payload, root, &failure) < 0)
         give_up(CHANNEL, payload->plan, &failure, EXIT_OURS);
+    send(CHANNEL, PAYLOAD_READY, 1, MSG_NOSIGNAL);
     search_and_exec(payload, &failure);
     give_up(CHANNEL, payload->plan, &failure, exec_status(failure.error));
 }
@@ -344,12 +352,31 @@ static int map_inner(const struct plan *plan, int proc, pid_t pid)
     return 0;
 }
 
+/* Wait for the child's first word. Other commands of the sandbox are the same user and can stop it: then
+ * it is killed, since init has others to serve. */
+static int wait_for_child(const struct started *started)
+{
+    struct pollfd channel = {.fd = started->channel, .events = POLLIN};
+
+    for (int i = 0; i < CHILD_PATIENCE; i++) {
+        siginfo_t info = {0};
+        if (poll(&channel, 1, CHILD_LOOK_MS) > 0)
+            return 0;
+        if (waitid(P_PID, (id_t)started->pid, &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0)
+            break;
+    }
+    errno = EAGAIN;
+    return -1;
+}
+
 static int finish_inner(const struct payload *payload, const struct root *root, struct started *started,
                         struct failure *failure)
 {
     char path[48], word = 0;
     struct stat status;
 
+    if (wait_for_child(started) < 0)
+        return fail(failure, errno, NULL, "cannot start the command: something in the sandbox stopped it");
     ssize_t n = recv(started->channel, &word, 1, MSG_PEEK);
     if (n != 1 || word != 'u')
         return 0; /* it failed before: what it says is read as any other failure */

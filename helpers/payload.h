@@ -5,8 +5,11 @@
 #include "helper.h"
 #include "mounts.h"
 
-/* What the child says on its channel when it could not become the command. Nothing but end of
- * file means that exec succeeded. */
+/* What the child says on its channel: this before exec; end of file behind it means that exec succeeded,
+ * and without it that the child was killed before. */
+#define PAYLOAD_READY "x"
+
+/* And this when it could not become the command. */
 struct payload_error {
     int32_t error;  /* errno */
     int32_t status; /* 125: set-up; 126, 127: exec */

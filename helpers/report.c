@@ -426,24 +426,30 @@ void report_error(struct text *text, const struct failure *failure)
     text_add(text, "}");
 }
 
-static void write_all(int fd, const char *data, size_t size)
+static int write_all(int fd, const char *data, size_t size)
 {
     while (size > 0) {
         ssize_t n = write(fd, data, size);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return; /* nobody is there to be told */
+            return -1;
         data += n;
         size -= (size_t)n;
     }
+    return 0;
 }
 
-void report_write(int fd, struct text *text)
+int report_write(int fd, struct text *text)
 {
     text_add(text, "\n");
-    if (fd >= 0 && text->data)
-        write_all(fd, text->data, text->size);
+    if (fd < 0)
+        return 0;
+    if (!text->data) {
+        errno = ENOMEM;
+        return -1;
+    }
+    return write_all(fd, text->data, text->size);
 }
 
 void report_say(int fd, const char *format, ...)

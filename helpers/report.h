@@ -35,7 +35,7 @@ void report_message(char *line, size_t size, const struct limits *limits, const 
 void report_error(struct text *text, const struct failure *failure);
 
 /* Write a text as one line to fd, or nowhere (-1). */
-void report_write(int fd, struct text *text);
+int report_write(int fd, struct text *text); /* 0, or -1 with errno; fd -1: nothing to do */
 
 /* The operation that failed, for `doctor`; in buffer where no record says it. */
 const char *report_operation(const struct failure *failure, char *buffer, size_t size);

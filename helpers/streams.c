@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -12,12 +13,27 @@
 
 static const char *const names[] = {"stdin", "stdout", "stderr"};
 
-/* Through a pipe, a socket or /dev/null nothing can be reached but what was meant. Anything else could
- * be opened anew through /proc/self/fd, for writing or from its beginning. */
-static bool is_harmless(const struct stat *status)
+/* A socket stays in the network it was made in: one that is not tied to its other end for good would
+ * be a way to everything in the caller's. */
+static bool is_tied(int fd)
 {
-    if (S_ISFIFO(status->st_mode) || S_ISSOCK(status->st_mode))
+    struct sockaddr_storage peer;
+    socklen_t size = sizeof(peer), length = sizeof(int);
+    int domain = -1, type = -1;
+
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_UNIX &&
+           getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_STREAM &&
+           getpeername(fd, (struct sockaddr *)&peer, &size) == 0;
+}
+
+/* Through a pipe, a connected stream or /dev/null nothing can be reached but what was meant. Anything
+ * else could be opened anew through /proc/self/fd, for writing or from its beginning. */
+static bool is_harmless(int fd, const struct stat *status)
+{
+    if (S_ISFIFO(status->st_mode))
         return true;
+    if (S_ISSOCK(status->st_mode))
+        return is_tied(fd);
     return S_ISCHR(status->st_mode) && status->st_rdev == makedev(1, 3);
 }
 
@@ -59,7 +75,7 @@ static int prepare_one(struct streams *streams, int number, int *given, int *chi
                        struct failure *failure)
 {
     struct stat status;
-    bool counted = number > 0 && streams->budget.limited;
+    bool counted = streams->budget.limited;
 
     if (*given < 0)
         *given = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -67,7 +83,8 @@ static int prepare_one(struct streams *streams, int number, int *given, int *chi
         return fail(failure, errno, NULL, "cannot prepare %s: %s", names[number], strerror(errno));
     if (S_ISDIR(status.st_mode))
         return fail(failure, EISDIR, NULL, "cannot prepare %s: it is a directory", names[number]);
-    if (is_harmless(&status) && !counted) {
+    counted = counted && (number > 0 || S_ISSOCK(status.st_mode)); /* a socket as stdin can be written to */
+    if (is_harmless(*given, &status) && !counted) {
         *child = *given;
         *given = -1;
         return 0;

@@ -460,9 +460,15 @@ static unsigned prepare_pty(struct supervisor *s, struct command_stdio *io)
 static int start_init(struct supervisor *s, const struct command_stdio *io)
 {
     const int size = 1 << 20; /* of which we get what net.core.wmem_max allows */
+    struct rlimit files;
 
     if (init_start(s->plan, io, &s->init, &s->failure) < 0)
         return -1;
+    /* Each command has pipes here. Only now: init has the caller's limit to hand on. */
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
     setsockopt(s->init.socket, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
     /* Our end alone: init must never make the clock wait. */
     return fcntl(s->init.socket, F_SETFL, O_RDWR | O_NONBLOCK);
@@ -511,7 +517,8 @@ static void report_failure(struct supervisor *s)
     s->status = EXIT_OURS;
     report_error(&text, &s->failure);
     control_send(s, text.data, text.size, -1);
-    report_write(s->report, &text);
+    if (report_write(s->report, &text) < 0)
+        report_say(2, "cannot write the report: %s", strerror(errno));
     if (s->verbosity >= 1)
         report_say_failure(2, &s->failure);
 }

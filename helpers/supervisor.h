@@ -58,6 +58,7 @@ struct supervisor {
     int ended_by;   /* the signal that made us end it before it began */
 
     int64_t poll_next, poll_every, poll_sent; /* poll_sent: 0 when no answer is awaited */
+    bool disk_full;       /* when it was last measured */
     int64_t cpu_finished; /* us, of commands that ended */
     int status;     /* what we exit with */
 };

@@ -55,11 +55,10 @@ static bool used_up_cpu(const struct limits *limits, const struct outcome *outco
 static unsigned limits_hit(const struct limits *limits, const struct outcome *outcome)
 {
     unsigned hit = outcome->fired >= 0 ? 1u << outcome->fired : 0;
-    int64_t memory = outcome->memory > outcome->max_rss ? outcome->memory : outcome->max_rss;
-
     if (used_up_cpu(limits, outcome))
         hit |= 1u << LIMIT_CPU_TIME;
-    if (reached(limits, LIMIT_MEMORY, memory - 1)) /* exceeded, not just reached */
+    /* Exceeded, not just reached; and as polled: max_rss has in it what is only mapped of files. */
+    if (reached(limits, LIMIT_MEMORY, outcome->memory - 1))
         hit |= 1u << LIMIT_MEMORY;
     if (reached(limits, LIMIT_PIDS, outcome->tasks))
         hit |= 1u << LIMIT_PIDS;
@@ -91,10 +90,10 @@ struct judgement judge(const struct limits *limits, const struct outcome *outcom
 
     if (outcome->fired >= 0) {
         result.verdict = verdict_of[outcome->fired];
+    } else if (outcome->killed || (by_signal && outcome->sent >> WTERMSIG(status) & 1)) {
+        result.verdict = VERDICT_KILLED; /* before it was executed, too */
     } else if (outcome->exec_status) {
         result.verdict = VERDICT_EXEC_FAILED;
-    } else if (outcome->killed || (by_signal && outcome->sent >> WTERMSIG(status) & 1)) {
-        result.verdict = VERDICT_KILLED;
     } else if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
         result.verdict = VERDICT_OK;
     } else if ((result.limit = cause(result.hit)) >= 0) {

@@ -34,7 +34,8 @@ struct outcome {
     int exec_status;  /* 125, 126 or 127 when it was never executed, else 0 */
     bool killed;      /* by us, or with init, without a limit */
     uint64_t sent;    /* signals that the caller had us send: bit n for signal n */
-    bool disk_full;
+    bool disk_full;     /* became so while it ran */
+    bool disk_was_full; /* before it began */
     int64_t timeout;          /* ns, its own; -1: none */
     int64_t wall;             /* ns */
     int64_t user, system;     /* us */

@@ -86,7 +86,7 @@ MUTANTS = [
     one(
         "the number of user namespaces is limited",
         HELPER + "payload.c",
-        "if (namespaces && limit_user_namespaces(namespaces, root->proc, failure) < 0)",
+        "if (namespaces && limit_namespaces(namespaces, root->proc, failure) < 0)",
         "if (namespaces && !root)",
         HERE + "test_rights.py",
         "closed_twice",
@@ -172,8 +172,8 @@ MUTANTS = [
     one(
         "standard streams that are files go through a pipe",
         HELPER + "streams.c",
-        "if (is_harmless(&status) && !counted) {",
-        "if ((is_harmless(&status) || S_ISREG(status.st_mode)) && !counted) {",
+        "if (is_harmless(*given, &status) && !counted) {",
+        "if ((is_harmless(*given, &status) || S_ISREG(status.st_mode)) && !counted) {",
         HERE + "test_files.py",
         "stdin_from_a_file or stdout_to_a_file",
     ),
@@ -188,8 +188,8 @@ MUTANTS = [
     one(
         "the caller's terminal stays outside",
         HELPER + "streams.c",
-        "if (is_harmless(&status) && !counted) {",
-        "if ((is_harmless(&status) || isatty(*given)) && !counted) {",
+        "if (is_harmless(*given, &status) && !counted) {",
+        "if ((is_harmless(*given, &status) || isatty(*given)) && !counted) {",
         HERE + "test_terminal.py",
         "secrets",
     ),

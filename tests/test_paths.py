@@ -77,7 +77,9 @@ def test_runtime_directory_must_be_private(tmp_path: Path, monkeypatch: pytest.M
 
 def test_no_variable_changes_the_helper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANDBOX_HELPER", "/tmp/evil")
-    assert paths.helper() == os.path.join(os.path.dirname(os.path.realpath(paths.__file__)), "_helper/sandbox-helper")
+    assert paths.helper() == os.path.join(
+        os.path.dirname(os.path.realpath(paths.__file__)), "_helper/sandbox-helper"
+    )
 
 
 def test_configs_has_the_built_in_profiles() -> None:
@@ -96,7 +98,10 @@ def test_installation_covers_what_runs_next() -> None:
 def test_installation_has_the_virtual_environment_even_without_site(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    code = f"import sys; sys.path[:0] = [{str(Path(paths.__file__).parent.parent)!r}]; from sandbox import paths; print(paths.installation())"
+    checkout = str(Path(paths.__file__).parent.parent)
+    code = (
+        f"import sys; sys.path[:0] = [{checkout!r}]; from sandbox import paths; print(paths.installation())"
+    )
     done = subprocess.run([venv / "bin/python", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert str(venv.resolve()) in done.stdout
 

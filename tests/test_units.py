@@ -36,8 +36,36 @@ def test_sizes(text: str | int, size: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "M", "-1", "-1M", "1.5", "1,5G", "1e3", "0x10", "1_000", "512X", "1 2", "+5", "nan", " 5", "5 ", "１", "5\n"]
-    + ["9223372036854775808", "8E", "1" * 30, -1, 2**63, True, False, 1.5, None, [], b"5"],
+    [
+        "",
+        "M",
+        "-1",
+        "-1M",
+        "1.5",
+        "1,5G",
+        "1e3",
+        "0x10",
+        "1_000",
+        "512X",
+        "1 2",
+        "+5",
+        "nan",
+        " 5",
+        "5 ",
+        "\uff11",
+        "5\n",
+        "9223372036854775808",
+        "8E",
+        "1" * 30,
+        -1,
+        2**63,
+        True,
+        False,
+        1.5,
+        None,
+        [],
+        b"5",
+    ],
 )
 def test_what_is_no_size(text: object) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -62,8 +90,17 @@ def test_round_sizes_are_shown_exactly(count: int, power: int) -> None:
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0"), (1023, "1023"), (268435456, "256M"), (3 << 29, "1536M"), (1 << 40, "1T"), (1500, "1500")]
-    + [(1048575, "1.0M"), (1234567, "1.2M"), (MAX_SIZE, "8.0E")],
+    [
+        (0, "0"),
+        (1023, "1023"),
+        (268435456, "256M"),
+        (3 << 29, "1536M"),
+        (1 << 40, "1T"),
+        (1500, "1500"),
+        (1048575, "1.0M"),
+        (1234567, "1.2M"),
+        (MAX_SIZE, "8.0E"),
+    ],
 )
 def test_shown_sizes(size: int, text: str) -> None:
     assert format_size(size) == text
@@ -71,8 +108,22 @@ def test_shown_sizes(size: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("500ms", 0.5), ("10s", 10), ("2m", 120), ("1h", 3600), ("1d", 86400), ("1.5h", 5400), ("1m30s", 90)]
-    + [("1h30m", 5400), ("2", 2), ("0.25", 0.25), (3, 3), (0.5, 0.5), ("0.1s", 0.1), ("1d2h3m4s5ms", 93784.005)],
+    [
+        ("500ms", 0.5),
+        ("10s", 10),
+        ("2m", 120),
+        ("1h", 3600),
+        ("1d", 86400),
+        ("1.5h", 5400),
+        ("1m30s", 90),
+        ("1h30m", 5400),
+        ("2", 2),
+        ("0.25", 0.25),
+        (3, 3),
+        (0.5, 0.5),
+        ("0.1s", 0.1),
+        ("1d2h3m4s5ms", 93784.005),
+    ],
 )
 def test_durations(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
@@ -81,8 +132,37 @@ def test_durations(text: str | float, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "s", "0", "0s", "-1", "-1s", "1x", "30m1h", "1m1m", "1 2", "1e3", "inf", "nan", "10 sec", "1s ", "１s", "1s\n"]
-    + [0, -1, 0.0, math.inf, -math.inf, math.nan, True, None, [], MAX_DURATION + 1, "1000000d", 10**400],
+    [
+        "",
+        "s",
+        "0",
+        "0s",
+        "-1",
+        "-1s",
+        "1x",
+        "30m1h",
+        "1m1m",
+        "1 2",
+        "1e3",
+        "inf",
+        "nan",
+        "10 sec",
+        "1s ",
+        "\uff11s",
+        "1s\n",
+        0,
+        -1,
+        0.0,
+        math.inf,
+        -math.inf,
+        math.nan,
+        True,
+        None,
+        [],
+        MAX_DURATION + 1,
+        "1000000d",
+        10**400,
+    ],
 )
 def test_what_is_no_duration(text: object) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -101,8 +181,18 @@ def test_shown_milliseconds_can_be_read_again(milliseconds: int) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0ms"), (0.5, "500ms"), (0.0015, "1.5ms"), (0.9999999, "1s"), (1.25, "1.25s"), (59.9999, "1m")]
-    + [(90, "1m30s"), (3600, "1h"), (5400, "1h30m"), (93784, "1d2h3m4s")],
+    [
+        (0, "0ms"),
+        (0.5, "500ms"),
+        (0.0015, "1.5ms"),
+        (0.9999999, "1s"),
+        (1.25, "1.25s"),
+        (59.9999, "1m"),
+        (90, "1m30s"),
+        (3600, "1h"),
+        (5400, "1h30m"),
+        (93784, "1d2h3m4s"),
+    ],
 )
 def test_shown_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text

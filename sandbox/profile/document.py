@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -187,9 +186,11 @@ def _point(source: str, text: str, span: tuple[int, int], message: str) -> str:
 
 def _columns(text: str) -> int:
     """How many columns of a terminal *text* takes."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 # --- positions -------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ line option. It knows nothing of keys, files or other settings.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -46,6 +45,8 @@ class Wrong(ValueError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean "x"?` for the known word nearest to *word*, or ""."""
+    import difflib
+
     found = difflib.get_close_matches(word, list(known), 1, 0.6) or difflib.get_close_matches(
         word.lower().replace("-", "_"), list(known), 1, 0.6
     )

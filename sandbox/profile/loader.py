@@ -185,7 +185,10 @@ class Loader:
         return parse(text, self.shown(path), file=os.path.realpath(path))
 
     def shown(self, path: str) -> str:
-        """How a file is called in messages: from the working directory if it is below that."""
+        """How a file is called in messages: from the working directory if it is below that; built-in profiles
+        are no files of the caller's, and have their whole path."""
+        if path.startswith(paths.configs() + "/"):
+            return path
         below = self.cwd.rstrip("/") + "/"
         return path[len(below) :] if path.startswith(below) else path
 
@@ -301,7 +304,7 @@ def _working_directory() -> str:
 
 
 def _expand(path: str) -> str:
-    return paths.home() + path[1:] if path == "~" or path.startswith("~/") else path
+    return paths.home().rstrip("/") + path[1:] or "/" if path == "~" or path.startswith("~/") else path
 
 
 class _Extends:
@@ -387,7 +390,7 @@ class _Overrides(Document):
         return given.origin if given else Origin(self.source)
 
     def where(self, path: Path, message: str, *, key: bool = False) -> str:
-        return f"{printable(str(self.origin(path)))}: {message}"
+        return f"{printable(str(self.origin(path)))}: {printable(message)}"
 
     def _given(self, path: Path) -> Given | None:
         while path:

@@ -234,5 +234,5 @@ def _merge_mount(destination: str, old: Row, new: Row) -> Row:
     if mode == "tmpfs":
         kept.pop("optional", None)
     # One that showed nothing of the host had no place there: the new document chooses it.
-    own = "source" in new.value or relative or old.value.get("mode") in ("tmpfs", "hide")
+    own = "source" in new.value or old.value.get("mode") in ("tmpfs", "hide")
     return Row({**kept, **new.value}, new.document, new.path, new.roots if own else old.roots)

@@ -298,7 +298,7 @@ def _absolute(path: str, base: str | None, context: Context) -> str:
 
 
 def _expand(path: str, context: Context) -> str:
-    return context.home + path[1:] if path == "~" or path.startswith("~/") else path
+    return context.home.rstrip("/") + path[1:] or "/" if path == "~" or path.startswith("~/") else path
 
 
 def _below(path: str, directory: str) -> bool:

@@ -132,35 +132,38 @@ def _absolute(path: str, base: str | None) -> str:
 
 def show(profile: Profile, *, origins: bool = True) -> str:
     """*profile* as TOML; with *origins* a comment on each line says where the value came from."""
-    data = to_dict(profile)
-    width = 44
-    lines: list[str] = []
-
-    def add(line: str, *keys: str) -> None:
-        origin = next((profile.origins[key] for key in keys if key in profile.origins), None)
-        if origins and origin is not None:
-            line = f"{line.ljust(width)}  # {printable(_shown(origin))}"
-        lines.append(line)
-
+    tables: dict[str, list[str]] = {}
     for setting in SETTINGS:
-        if not setting.table and setting.name in data and not isinstance(setting.kind, Map):
-            add(f"{setting.name} = {toml_value(data[setting.name])}", setting.key)
-    for table in (*TABLES, "mounts"):
-        if not data.get(table):
-            continue
-        lines += ["", f"[{table}]"]
-        for name, value in data[table].items():
-            if isinstance(value, Mapping) and table != "mounts":
-                for key, each in value.items():
-                    add(
-                        f"{name}.{_key(key)} = {toml_value(each)}",
-                        f'{table}.{name}."{key}"',
-                        f"{table}.{name}",
-                    )
-            else:
-                written = _key(name) if table == "mounts" else name
-                add(f"{written} = {toml_value(value)}", f'{table}."{name}"', f"{table}.{name}")
-    return "\n".join(lines) + "\n"
+        for line, keys in _lines(profile, setting):
+            origin = next((profile.origins[key] for key in keys if key in profile.origins), None)
+            if origins and origin is not None:
+                line = f"{line.ljust(_COMMENT_COLUMN)}  # {printable(_shown(origin))}"
+            table = "mounts" if setting.key == "mounts" else setting.table
+            tables.setdefault(table, []).append(line)
+    parts = ["\n".join([f"[{table}]", *tables[table]]) for table in (*TABLES, "mounts") if table in tables]
+    return "\n\n".join(["\n".join(tables[""]), *parts]) + "\n"
+
+
+_COMMENT_COLUMN = 44
+
+
+def _lines(profile: Profile, setting: Setting) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The lines of one setting, each with the keys under which its origin may be."""
+    value = _dumped(profile, setting)
+    if value is None:
+        return
+    if setting.key == "mounts":
+        # Those of a project are absolute here; their origins go by what was written.
+        for mount, (destination, entry) in zip(profile.mounts, value.items(), strict=True):
+            yield f"{_key(destination)} = {toml_value(entry)}", (f'mounts."{mount.destination}"',)
+    elif isinstance(setting.kind, Map):
+        for name, each in value.items():
+            yield (
+                f"{setting.name}.{_key(name)} = {toml_value(each)}",
+                (f'{setting.key}."{name}"', setting.key),
+            )
+    else:
+        yield f"{setting.name} = {toml_value(value)}", (setting.key,)
 
 
 def _shown(origin: Origin) -> str:
@@ -255,11 +258,8 @@ def new(name: str | None = None, *, extends: str = "default", cwd: str | None = 
     here.find(extends)
     path = _new_path(name, here)
     schema = os.path.join(paths.configs(), "profile.schema.json")
-    where = (
-        "Relative paths start from this directory."
-        if name is None
-        else "Relative paths start where sandbox is called."
-    )
+    own = os.path.basename(path) == "sandbox.toml"
+    where = "Relative paths start " + ("from this directory." if own else "where sandbox is called.")
     text = _NEW.format(
         schema=schema,
         name=f" {_word(name)}" if name else "",

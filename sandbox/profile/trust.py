@@ -245,24 +245,28 @@ def _toml(key: str, value: Any) -> str:
 
 def _widened_mounts(context: narrows.Context, project: Project, after: merge.Merged) -> Iterator[str]:
     old, new = _by_place(context.before, context), _by_place(context.after, context)
-    for place in [*new, *(place for place in old if place not in new)]:
-        for mount in new.get(place, [None]):
-            for was in old.get(place, [None]):
-                why = "" if mount == was else narrows.mount(was, mount, context)
-                if why:
-                    name = (mount or was).destination  # type: ignore[union-attr]  # one of them is there
-                    yield _where(
-                        project,
-                        after,
-                        "mounts",
-                        name,
-                        f'mounts."{name}" would widen the default profile: {why}',
-                    )
+    for place in dict.fromkeys((*new, *old)):
+        for was, now in _pairs(old.get(place, []), new.get(place, [])):
+            why = narrows.mount(was, now, context)
+            if len(old.get(place, [])) > 1:
+                # It can't be used until one of the two is gone: not for the project to choose.
+                why = "that has two mounts there"
+            if why:
+                name = (now or was).destination  # type: ignore[union-attr]  # one of them is there
+                reason = f'mounts."{name}" would widen the default profile: {why}'
+                yield _where(project, after, "mounts", name, reason)
 
 
-def _by_place(profile: Profile, context: narrows.Context) -> dict[str, list[Mount | None]]:
-    """Mounts by their real destination. Two at the same are refused later, but each is looked at."""
-    found: dict[str, list[Mount | None]] = {}
+def _pairs(old: Sequence[Mount], new: Sequence[Mount]) -> Iterator[tuple[Mount | None, Mount | None]]:
+    """What may have become what at one place. Two mounts there are refused later; all are looked at."""
+    if old != new:
+        nothing: tuple[None] = (None,)
+        yield from ((was, now) for was in old or nothing for now in new or nothing)
+
+
+def _by_place(profile: Profile, context: narrows.Context) -> dict[str, list[Mount]]:
+    """Mounts by the path that they are on."""
+    found: dict[str, list[Mount]] = {}
     for mount in profile.mounts:
         found.setdefault(narrows.place_of(mount, context), []).append(mount)
     return found

@@ -246,10 +246,28 @@ def test_values_are_the_models(loaded: Loaded) -> None:
     assert profile.env.keep == ("A", "B")
 
 
-@pytest.mark.parametrize("key", [*BY_KEY, 'mounts."/a"', "env.set.A", "net.hosts.a", "process.rlimits.stack", "extends"])
+@pytest.mark.parametrize(
+    "key", [*BY_KEY, 'mounts."/a"', "env.set.A", "net.hosts.a", "process.rlimits.stack", "extends"]
+)
 def test_nothing_else_than_our_errors(key: str, loaded: Loaded) -> None:
     """Any value in any place ends in a profile or in an error of ours, with its place."""
-    values = "1 -1 1.5 true false nan inf \"\" \"x\" \"\\u0000\" \"\\n\" [] [[]] [1] [\"\"] {} {a={}} {\"\"=1} 1979-05-27".split(" ")
+    values = [
+        "1",
+        "-1",
+        "1.5",
+        "true",
+        "false",
+        "nan",
+        "inf",
+        '""',
+        '"x"',
+        '"\\u0000"',
+        '"\\n"',
+        "[]",
+        "[[]]",
+        "[1]",
+    ]
+    values += ['[""]', "{}", "{a={}}", '{""=1}', "1979-05-27"]
     for value in values:
         for name in (key, key.replace(".", ".extend-", 1)):
             try:

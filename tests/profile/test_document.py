@@ -30,7 +30,7 @@ def value_at(data: Any, path: Path) -> Any:
     return data
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(documents())
 def test_every_key_and_value_has_its_place(made: tuple[dict[str, Any], str]) -> None:
     data, text = made
@@ -41,9 +41,9 @@ def test_every_key_and_value_has_its_place(made: tuple[dict[str, Any], str]) -> 
         written = text[slice(*place.value)]
         if isinstance(path[-1], str):
             assert tomli.loads(f"{text[slice(*place.key)]} = 1") == {path[-1]: 1}
-        if place.value != place.key or isinstance(path[-1], int):
-            if not isinstance(value_at(data, path), dict) or written.startswith("{"):
-                assert tomli.loads(f"value = {written}")["value"] == value_at(data, path)
+        valued = place.value != place.key or isinstance(path[-1], int)
+        if valued and (not isinstance(value_at(data, path), dict) or written.startswith("{")):
+            assert tomli.loads(f"value = {written}")["value"] == value_at(data, path)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,12 @@ def test_what_is_missing_points_to_what_is_around_it() -> None:
 
 @pytest.mark.parametrize("evil", ["\x1b[2J", "\u202e", "\x9b31m", "\x00", "\x7f"])
 def test_no_control_characters_reach_the_terminal(evil: str) -> None:
-    for text in (f"a = {evil}", f"# {evil}\na = = 1", f'x = "{evil}"\nx = 1', f'"{evil}" = 1\nb = = 2 # {evil}'):
+    for text in (
+        f"a = {evil}",
+        f"# {evil}\na = = 1",
+        f'x = "{evil}"\nx = 1',
+        f'"{evil}" = 1\nb = = 2 # {evil}',
+    ):
         with pytest.raises(ProfileError) as caught:
             document = parse(text, f"dir{evil}/f.toml")
             document.fail((next(iter(document.data)),), "x")
@@ -171,8 +176,12 @@ def test_large_documents(text: str, places: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [".".join("a" * 5000) + " = 1", "[" + ".".join("a" * 5000) + "]", "a = " + "[" * 200 + "]" * 200]
-    + ["a = " + "{ a = " * 200 + "1" + " }" * 200],
+    [
+        ".".join("a" * 5000) + " = 1",
+        "[" + ".".join("a" * 5000) + "]",
+        "a = " + "[" * 200 + "]" * 200,
+        "a = " + "{ a = " * 200 + "1" + " }" * 200,
+    ],
     ids=["dotted", "header", "array", "inline"],
 )
 def test_deep_documents_are_refused(text: str) -> None:

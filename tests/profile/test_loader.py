@@ -85,7 +85,7 @@ def test_a_path_that_is_nothing(tmp_home: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_home)
     with pytest.raises(ProfileError, match=r"there is no profile \./x\.toml"):
         load("./x.toml")
-    with pytest.raises(ProfileError, match="not a regular file|Is a directory"):
+    with pytest.raises(ProfileError, match="not a regular file"):
         load("./")
     os.mkfifo("fifo.toml")
     with pytest.raises(ProfileError, match="not a regular file"):
@@ -204,7 +204,12 @@ def test_overrides_go_over_the_profile(tmp_home: Path) -> None:
             "process": {"nice": 3},
         },
     )
-    assert (found.limits.pids, found.limits.memory, found.net.mode, found.require) == (5, 64 << 20, "host", ())
+    assert (found.limits.pids, found.limits.memory, found.net.mode, found.require) == (
+        5,
+        64 << 20,
+        "host",
+        (),
+    )
     assert found.env.keep[-1] == "X"
     assert found.env.set == {"A.B": "1", "C": "2"}
     assert found.mounts[1:] == (Mount("/m", "tmpfs"), Mount("/n", "ro", "x"))
@@ -219,7 +224,12 @@ def test_overrides_go_over_the_profile(tmp_home: Path) -> None:
 
 
 def test_arguments_are_called_as_the_api_calls_them(tmp_home: Path) -> None:
-    for key, name in (("net.mode", "net"), ("root.from", "root"), ("user.map", "user"), ("limits.pids", "pids")):
+    for key, name in (
+        ("net.mode", "net"),
+        ("root.from", "root"),
+        ("user.map", "user"),
+        ("limits.pids", "pids"),
+    ):
         with pytest.raises(ProfileError, match=f"^argument {name}: "):
             load("default", {key: "no such thing"})
 
@@ -248,7 +258,7 @@ def test_wrong_overrides(overrides: dict[str, object], part: str, tmp_home: Path
 
 
 def test_overrides_are_checked_with_the_rest(tmp_home: Path) -> None:
-    with pytest.raises(NotAvailableError, match="^option --net: "):
+    with pytest.raises(NotAvailableError, match=r"^option --net: "):
         load("default", {"net.mode": Given("user", Origin("option --net"))})
 
 
@@ -256,7 +266,9 @@ def test_files_of_overrides_are_remembered(tmp_home: Path) -> None:
     assert "/some/file.env" in load("default", {READ: ["/some/file.env"]}).files
 
 
-@pytest.mark.parametrize("parts", [("a",), ("a", "b"), ("mounts", "/a.b"), ("env", "set", 'a"\\b'), ("a", "", "b")])
+@pytest.mark.parametrize(
+    "parts", [("a",), ("a", "b"), ("mounts", "/a.b"), ("env", "set", 'a"\\b'), ("a", "", "b")]
+)
 def test_keys_can_be_split(parts: tuple[str, ...]) -> None:
     assert split_key(".".join(map(quote_key, parts))) == parts
 

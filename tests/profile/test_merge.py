@@ -34,7 +34,9 @@ def profile(*layers: dict[str, Any] | Document) -> Profile:
 def mounts(*layers: dict[str, Any] | Document) -> dict[str, Mount]:
     return {
         mount.destination: mount
-        for mount in profile(*[{"mounts": each} if isinstance(each, dict) else each for each in layers]).mounts
+        for mount in profile(
+            *[{"mounts": each} if isinstance(each, dict) else each for each in layers]
+        ).mounts
     }
 
 
@@ -58,7 +60,9 @@ def test_extending_what_has_no_list_sets_it() -> None:
 def test_false_takes_away() -> None:
     assert profile({"limits": {"memory": "1M"}}, {"limits": {"memory": False}}).limits.memory is None
     assert profile({"limits": {"memory": False}}).limits.memory is None
-    assert profile({"env": {"set": {"A": "1", "B": "2"}}}, {"env": {"set": {"A": False}}}).env.set == {"B": "2"}
+    assert profile({"env": {"set": {"A": "1", "B": "2"}}}, {"env": {"set": {"A": False}}}).env.set == {
+        "B": "2"
+    }
     assert profile({"env": {"set": {"A": "1"}}}, {"env": {"set": False}}).env.set == {}
     assert mounts({"/a": "ro", "/b": "ro"}, {"/a": False}).keys() == {"/b"}
     assert profile({"process": {"nested": True}}, {"process": {"nested": False}}).process.nested is False
@@ -99,7 +103,9 @@ def test_a_relative_destination_of_another_directory_is_another_place() -> None:
 
 def test_origins_and_hostility_of_mounts() -> None:
     user = document({"mounts": {"/a": {"mode": "rw", "source": "/x"}, "/t": "tmpfs"}}, "user")
-    hostile = document({"mounts": {"/a": "ro", "/t": {"mode": "ro"}, "/b": {"mode": "ro", "source": "b"}}}, "p", "/p")
+    hostile = document(
+        {"mounts": {"/a": "ro", "/t": {"mode": "ro"}, "/b": {"mode": "ro", "source": "b"}}}, "p", "/p"
+    )
     hostile.hostile = True
     origins = profile(user, hostile).origins
     # Narrowed only: the source is the user's, and may be outside of the project.
@@ -125,7 +131,14 @@ KEYS = {
     "mounts": st.dictionaries(
         st.sampled_from(["/a", "/a/", "b", "./b", "~"]),
         st.sampled_from(
-            ["ro", "tmpfs", "hide", {"mode": "rw", "source": "/x"}, {"mode": "tmpfs", "size": "1M"}, {"mode": "overlay"}]
+            [
+                "ro",
+                "tmpfs",
+                "hide",
+                {"mode": "rw", "source": "/x"},
+                {"mode": "tmpfs", "size": "1M"},
+                {"mode": "overlay"},
+            ]
         ),
         max_size=1,
     ),

@@ -57,21 +57,73 @@ def test_false_clears_what_may_be_absent() -> None:
 def test_option_strings_are_there_once() -> None:
     flags = [flag for setting in SETTINGS for option in setting.options for flag in option.flags]
     assert len(flags) == len(set(flags))
-    assert set(flags) == set(
-        "--image --root -m --memory --cpus --pids --disk --timeout --cpu-time --output -v --bind --tmpfs --net --allow "
-        "--publish -e --env --env-file -w --workdir -u --user --hostname --require".split()
-    )
+    assert set(flags) == {
+        "--image",
+        "--root",
+        "-m",
+        "--memory",
+        "--cpus",
+        "--pids",
+        "--disk",
+        "--timeout",
+        "--cpu-time",
+        "--output",
+        "-v",
+        "--bind",
+        "--tmpfs",
+        "--net",
+        "--allow",
+        "--publish",
+        "-e",
+        "--env",
+        "--env-file",
+        "-w",
+        "--workdir",
+        "-u",
+        "--user",
+        "--hostname",
+        "--require",
+    }
 
 
 def test_only_these_narrow() -> None:
     """A row that a project may change is on purpose."""
-    assert {setting.key for setting in SETTINGS if setting.narrows is not narrows.never} == set(
-        "schema description command require root.from root.writable root.size limits.memory limits.swap limits.pids "
-        "limits.cpus limits.cpu_weight limits.timeout limits.cpu_time limits.disk limits.files limits.file_size "
-        "limits.output limits.core limits.enforce net.mode net.publish net.allow net.deny env.keep process.workdir "
-        "process.hostname process.nested process.seccomp process.capabilities process.rlimits process.tty "
-        "process.umask process.nice".split()
-    )
+    assert {setting.key for setting in SETTINGS if setting.narrows is not narrows.never} == {
+        "schema",
+        "description",
+        "command",
+        "require",
+        "root.from",
+        "root.writable",
+        "root.size",
+        "limits.memory",
+        "limits.swap",
+        "limits.pids",
+        "limits.cpus",
+        "limits.cpu_weight",
+        "limits.timeout",
+        "limits.cpu_time",
+        "limits.disk",
+        "limits.files",
+        "limits.file_size",
+        "limits.output",
+        "limits.core",
+        "limits.enforce",
+        "net.mode",
+        "net.publish",
+        "net.allow",
+        "net.deny",
+        "env.keep",
+        "process.workdir",
+        "process.hostname",
+        "process.nested",
+        "process.seccomp",
+        "process.capabilities",
+        "process.rlimits",
+        "process.tty",
+        "process.umask",
+        "process.nice",
+    }
 
 
 def test_tables_are_the_design() -> None:

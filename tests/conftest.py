@@ -82,7 +82,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     request.getfixturevalue("helper")
     home: Path = request.getfixturevalue("tmp_home")
-    watched = (home / ".tmp", home / ".runtime", home / ".local" / "state")
+    watched = (home / ".tmp", home / ".runtime", home / ".local" / "state" / "sandbox" / "scratch")
     before = leak_check.State.take(watched)
     yield
     left = leak_check.left_since(before, watched)

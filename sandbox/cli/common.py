@@ -99,6 +99,12 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=min(100, _columns() - 2))
 
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """`-p, --profile PROFILE`, where argparse repeats the metavar."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f"{', '.join(action.option_strings)} {action.metavar}"
+
 
 def _columns() -> int:
     try:

@@ -49,9 +49,9 @@ _SLOW = ("-h", "--help", "--dry-run", "--name", "--keep", "-d", "--detach")
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 HELPER = PACKAGE + "/_helper/sandbox-helper"
-#: what the supervisor executes to explain a failed set-up. By path, because with -I neither
-#: PYTHONPATH nor the working directory leads to a package that is run from a checkout.
-_DOCTOR = ("-I", PACKAGE + "/__main__.py", "doctor")
+#: what the supervisor has our interpreter execute, to explain a failed set-up. The environment is
+#: empty there, so the places of modules are those of this process, less the working directory.
+_DOCTOR = "import sys; sys.path[:] = {}; from sandbox.cli.entry import main; sys.exit(main(sys.argv[1:]))"
 
 # Kinds of records (sandbox.plan.wire.Kind), which would cost an import of enum.
 _ENVIRONMENT, _ARGV, _REPORT, _VERBOSITY, _DIAGNOSE, _SCRATCH = 10, 64, 68, 69, 70, 71
@@ -277,8 +277,7 @@ def launch(entry: Entry, argv: "list[str] | tuple[str, ...]", call: Call) -> Non
         (_ENVIRONMENT, tuple(environment)),
         (_ARGV, tuple(argv)),
         (_VERBOSITY, (call.verbosity,)),
-        # Even a quiet supervisor's failure is told, by the one who explains it.
-        (_DIAGNOSE, (sys.executable, *_DOCTOR, "--explain" if call.verbosity else "--tell")),
+        (_DIAGNOSE, diagnose(call)),
     ]
     if call.report:
         records.append((_REPORT, (open_report(call.report),)))
@@ -287,6 +286,15 @@ def launch(entry: Entry, argv: "list[str] | tuple[str, ...]", call: Call) -> Non
     plan = memory_file(extend(entry.plan, records))
     # The helper starts with an empty environment: nothing of the caller's is near the payload.
     os.execve(HELPER, ["sandbox-helper", "run", str(plan)], {})
+
+
+def diagnose(call: Call) -> tuple[str, ...]:
+    """The command that explains a failed set-up; the supervisor adds what it was doing, the error's
+    name and its message. Even a quiet supervisor's failure is told, by the one who explains it."""
+    here = os.getcwd()
+    places = [os.path.dirname(PACKAGE), *[each for each in sys.path if each[:1] == "/" and each != here]]
+    code = _DOCTOR.format(repr(places))
+    return sys.executable, "-I", "-S", "-c", code, "doctor", "--explain" if call.verbosity else "--tell"
 
 
 def open_report(report: str) -> int:

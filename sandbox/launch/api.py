@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import threading
@@ -152,13 +153,14 @@ class Sandbox:
 
         Args:
             cwd: directory inside; None: the profile's.
+            stdin: as there, but a terminal is never passed on.
             timeout: limit for this command; None: the sandbox's.
 
         Raises as `sandbox.run`, and TypeError for a profile value, which belongs to the sandbox.
         """
         command = self._command(options)
         data = as_bytes(command.get("input"), _text(command))
-        streams = _streams(command, self._owner)
+        streams = _streams(command, self._owner, terminal=False)
         process = self._spawn(args, command, streams)
         try:
             result = process._finish(data)
@@ -174,15 +176,17 @@ class Sandbox:
     def popen(self, args: Arguments, **options: Unpack[CommandOptions]) -> Process:
         """Start a command in this sandbox, as `subprocess.Popen` does.
 
-        stdin, stdout and stderr are the caller's own unless PIPE, DEVNULL, STDOUT or a file is given.
-        A command that nobody waits for runs until it ends or the sandbox does.
+        stdin, stdout and stderr are the caller's own unless PIPE, DEVNULL, STDOUT or a file is given;
+        but a terminal is no stdin for it. A command that nobody waits for runs until it ends or the
+        sandbox does.
         """
         command = self._command(options)
         for name in ("input", "capture_output"):
             if name in command:
                 raise TypeError(f"popen() takes no {name}: use stdin=PIPE, stdout=PIPE, and communicate()")
-        given = (command.get("stdin"), command.get("stdout"), command.get("stderr"))
-        return self._spawn(args, command, open_streams(*given, self._owner))
+        stdin = subprocess.DEVNULL if _is_terminal(command.get("stdin")) else command.get("stdin")
+        streams = open_streams(stdin, command.get("stdout"), command.get("stderr"), self._owner)
+        return self._spawn(args, command, streams)
 
     def write_file(self, path: str | os.PathLike[str], data: bytes | str, mode: int = 0o644) -> None:
         """Write a regular file inside, as the command's user; make it, or replace its content.
@@ -208,8 +212,6 @@ class Sandbox:
             OSError: it can't be opened, is no regular file, or (EFBIG) has more than *max_size* bytes.
             SetupError: the sandbox has ended.
         """
-        import errno
-
         with os.fdopen(self._open_file(path, 0, 0), "rb") as file:
             data = file.read(max_size + 1)
         if len(data) > max_size:
@@ -275,8 +277,8 @@ class Sandbox:
         if not box.answers:
             raise SetupError("the sandbox has ended")
         event, fd = box.answers.popleft()
-        number = int(event.get("errno", 0))
-        if number or fd < 0:
+        number = int(event.get("errno", 0)) or (errno.EMFILE if fd < 0 else 0)
+        if number:
             raise OSError(number, event.get("message") or os.strerror(number), inside)
         return fd
 
@@ -302,7 +304,8 @@ def _one_shot(
     return Process(channel, channel.mailbox(0), argv, streams, text)
 
 
-_plans: OrderedDict[tuple[object, ...], Prepared] = OrderedDict()
+#: what was asked for -> its plan, and the profile object, whose id must not be used again meanwhile
+_plans: OrderedDict[tuple[object, ...], tuple[Prepared, object]] = OrderedDict()
 _plans_lock = threading.Lock()
 
 
@@ -316,17 +319,17 @@ def _prepare(
         message = f"cannot use the working directory: {error.strerror}"
         raise SetupError(message, "cd to a directory that exists") from error
     environ = dict(os.environ)
-    asked = profile if profile is None or isinstance(profile, str) else id(profile)  # kept by the value
+    asked = profile if profile is None or isinstance(profile, str) else id(profile)
     key = (asked, repr(sorted(overrides.items())), where, frozenset(environ.items()), os.geteuid())
     with _plans_lock:
         found = _plans.get(key)
         if found is not None:
             _plans.move_to_end(key)
-    if found is not None and found.current():
-        return found
+    if found is not None and found[0].current():
+        return found[0]
     made = prepare(profile, overrides, where, environ)
     with _plans_lock:
-        _plans[key] = made
+        _plans[key] = made, profile
         while len(_plans) > _PLANS:
             _plans.popitem(last=False)
     return made
@@ -385,8 +388,17 @@ def _nanoseconds(timeout: float | str | None) -> int:
         raise ProfileError(f"argument timeout: {error}") from error
 
 
-def _streams(command: CommandOptions, owner: tuple[int, int] | None = None) -> Streams:
-    """The streams of `run`: output is captured unless something else is asked for.
+def _is_terminal(stdin: Stream) -> bool:
+    """Whether *stdin* is the caller's own, and a terminal. os.isatty is false for a closed one."""
+    return stdin is None and os.isatty(0)
+
+
+def _streams(
+    command: CommandOptions, owner: tuple[int, int] | None = None, *, terminal: bool = True
+) -> Streams:
+    """The streams of `run`: output is captured unless something else is asked for. A terminal is
+    passed on only with *terminal*, and for a program whose output is seen: it would be put into raw
+    mode for nothing, and by each of several threads.
 
     Raises:
         ValueError: contradicting arguments, as in subprocess.
@@ -401,8 +413,6 @@ def _streams(command: CommandOptions, owner: tuple[int, int] | None = None) -> S
         if stdin is not None:
             raise ValueError("stdin and input arguments may not both be used.")
         stdin = subprocess.PIPE
-    # A terminal is for programs whose output is seen: it would be put into raw mode for nothing, and by
-    # each of several threads.
-    if stdin is None and stdout is not None and stderr is not None and os.isatty(0):
+    if _is_terminal(stdin) and (not terminal or (stdout is not None and stderr is not None)):
         stdin = subprocess.DEVNULL
     return open_streams(stdin, stdout, stderr, owner)

@@ -35,6 +35,10 @@ class Helper(Protocol):
         """End it with SIGKILL; everything in its sandbox dies with it."""
         ...
 
+    def resume(self) -> None:
+        """Continue it with SIGCONT, if it is stopped."""
+        ...
+
 
 class Backend(Protocol):
     """What starts supervisors."""
@@ -112,9 +116,15 @@ class _Child:
         return True
 
     def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
         if self._pidfd >= 0 and self._owner == os.getpid():
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def __del__(self) -> None:
         if self._pidfd >= 0:

@@ -35,6 +35,8 @@ _EVENT_MAX = 64 * 1024  # bytes; events are a few hundred
 _REQUEST_MAX = 128 * 1024  # bytes of a datagram, as the helper has it; larger ones go by memfd
 #: how long the supervisor gets to end and clean up before it is killed, seconds
 _PATIENCE = 30.0
+#: between two looks of a waiter that nobody can wake, seconds
+_GLANCE = 0.02
 
 
 class _ClosedError(SetupError):
@@ -53,6 +55,8 @@ class Mailbox:
     def __init__(self, number: int) -> None:
         self.number = number
         self.result: Event | None = None
+        #: it was stopped from its terminal (Ctrl-Z), and the supervisor with it
+        self.stopped = False
         #: answers to other requests, with the descriptor that came along (-1: none)
         self.answers: deque[tuple[Event, int]] = deque()
 
@@ -149,6 +153,8 @@ class Channel:
     @contextlib.contextmanager
     def _visit(self) -> Iterator[None]:
         """While somebody is inside, the socket stays open; the last one out closes it."""
+        if self._owner != os.getpid():  # it would take events that are the owner's
+            raise SetupError("the sandbox belongs to the process that made it", "make one after the fork")
         with self._lock:
             if self._closed:
                 raise _ClosedError("the sandbox is closed")
@@ -164,7 +170,11 @@ class Channel:
 
     @contextlib.contextmanager
     def _waker(self) -> Iterator[int]:
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError:  # too many open files: this waiter looks for itself, ever so often
+            yield -1
+            return
         try:
             with self._lock:
                 self._wakers.add(fd)
@@ -177,7 +187,10 @@ class Channel:
     def _poll(self, waker: int, left: float | None, pump: Pump | None) -> None:
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
-        poller.register(waker, select.POLLIN)
+        if waker >= 0:
+            poller.register(waker, select.POLLIN)
+        else:
+            left = _GLANCE if left is None else min(left, _GLANCE)
         for fd, events in pump.wanted() if pump else ():
             poller.register(fd, events)
         for fd, _ in poller.poll(None if left is None else left * 1000):
@@ -224,8 +237,10 @@ class Channel:
             self.error = event
         elif name == "end":
             self.ended = True
-        elif box is None or name in ("started", "stopped"):  # nobody is interested
+        elif box is None or name == "started":  # nobody is interested
             pass
+        elif name == "stopped":
+            box.stopped = True
         elif name == "result":
             box.result = event
         else:

@@ -91,6 +91,9 @@ class _Supervisor:
     def kill(self) -> None:
         self._control.shutdown(socket.SHUT_RDWR)
 
+    def resume(self) -> None:
+        pass
+
     def live(self, argv: tuple[bytes, ...] | None, streams: list[int]) -> None:
         try:
             if argv is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -131,10 +132,19 @@ class Process:
 
     def _wait(self, timeout: float | None) -> None:
         if self.result is None:
-            if not self._channel.wait(lambda: self._box.result is not None, timeout, self._pump):
+            if not self._channel.wait(self._ended, timeout, self._pump):
                 assert timeout is not None
                 raise subprocess.TimeoutExpired(self.args, timeout)
             self._settle()
+
+    def _ended(self) -> bool:
+        if self._box.stopped:
+            # Ctrl-Z on a terminal that we passed on. The supervisor is in our process group and has
+            # stopped itself; a shell waits for the whole job, and its `fg` continues all of it.
+            self._box.stopped = False
+            os.kill(0, signal.SIGTSTP)
+            self._channel.helper.resume()  # for a caller who ignores SIGTSTP
+        return self._box.result is not None
 
     def _settle(self) -> None:
         """Make the result, if there is what it is made from."""

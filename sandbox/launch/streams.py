@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from sandbox.errors import SetupError
 from sandbox.launch.backend import above_stdio
 
 __all__ = ["Pump", "Stream", "Streams", "Text", "open_streams"]
@@ -58,7 +59,7 @@ def open_streams(
     /dev/stderr again, as scripts do.
 
     Raises:
-        OSError: too many open files.
+        SetupError: there can't be more pipes (too many open files).
         ValueError: STDOUT for anything but stderr, a negative descriptor, or a closed one.
     """
     streams = Streams()
@@ -73,6 +74,9 @@ def open_streams(
                 streams.given.append(given)
                 if fd >= 0:
                     streams.ours[-1] = io.FileIO(fd, "rb" if number else "wb")
+    except OSError as error:
+        streams.close()
+        raise SetupError(f"cannot make pipes: {error.strerror}", errno=error.errno or 0) from error
     except BaseException:
         streams.close()
         raise

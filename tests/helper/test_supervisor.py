@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -225,6 +226,18 @@ class TestStreams:
                 os.close(fd)
         assert set(listed.split()) <= {b"/proc/self/fd/%d" % fd for fd in range(4)}  # 3: the directory itself
 
+    def test_the_supervisor_keeps_none_either(self, helper):
+        """The end of a pipe that it inherited would hide the end of file from the other end's reader."""
+        read, write = os.pipe()
+        process = runs.start(helper, ["sleep", "1000"], fds=[write])
+        with process, os.fdopen(read, "rb") as other_end:
+            os.close(write)
+            ended = select.select([other_end], [], [], 5)[0]
+            running = process.poll() is None
+            process.terminate()
+            assert ended and running
+            assert other_end.read() == b""
+
 
 class TestMessages:
     def test_control_characters_of_a_command_name(self, helper):
@@ -365,6 +378,13 @@ class TestScratch:
         run(helper, ["true"], *extra, slot(Kind.SCRATCH, str(scratch)))
         assert not scratch.exists()
         assert (canary / "file").exists()
+
+    def test_a_link_in_its_place_is_not_followed(self, helper, tmp_path):
+        (tmp_path / "canary").mkdir()
+        (tmp_path / "canary" / "file").touch()
+        (tmp_path / "scratch").symlink_to(tmp_path / "canary")
+        run(helper, ["true"], MISSING, slot(Kind.SCRATCH, str(tmp_path / "scratch")))
+        assert (tmp_path / "canary" / "file").exists()
 
     @staticmethod
     def dig(top: Path, depth: int) -> None:

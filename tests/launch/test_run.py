@@ -154,6 +154,13 @@ def test_a_loaded_profile_takes_single_values() -> None:
         sandbox.run(["true"], profile=profile, mounts={"/x": "tmpfs"})
 
 
+def test_loaded_profiles_are_told_apart() -> None:
+    for name in ("one", "two", "three"):  # each may get the place in memory of the one before
+        profile = sandbox.Profile.load("untrusted", {"process.hostname": name})
+        assert sandbox.run(["hostname"], profile=profile, timeout=5, text=True).stdout == f"{name}\n"
+        del profile
+
+
 def test_a_plan_is_made_anew_when_the_project_changes(here: Path) -> None:
     script = ["sh", "-c", "echo $X"]
     assert sandbox.run(script, text=True).stdout == "\n"
@@ -458,3 +465,37 @@ def test_kernel_files_are_not_read() -> None:
         for path in ("/proc/version", "/proc/self/status", "/dev/null"):
             with pytest.raises(OSError, match=path):
                 sb.read_file(path)
+
+
+# --- a caller with few descriptors, and a fork of one ----------------------------------------------
+
+
+def test_too_many_open_files_is_an_error_and_leaves_nothing() -> None:
+    done = python(
+        "import resource\n"
+        "def used(): return len(os.listdir('/proc/self/fd')) - 1\n"
+        "def attempt(n, what):\n"
+        "    before = used()\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (before + n, 1024))\n"
+        "    try: answer = what()\n"
+        "    except sandbox.SandboxError as error: answer = 'Too many open files' in str(error)\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))\n"
+        "    assert answer and used() == before, (n, answer)\n"
+        "sandbox.run(['true'])\n"
+        "for n in range(20): attempt(n, lambda: sandbox.run(['true']).ok)\n"
+        "with sandbox.Sandbox() as sb:\n"
+        "    for n in range(12): attempt(n, lambda: sb.run(['true']).ok)\n"
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_a_fork_can_not_use_its_parents_sandbox() -> None:
+    done = python(
+        "sb = sandbox.Sandbox()\n"
+        "if (pid := os.fork()) == 0:\n"
+        "    try: sb.run(['true'])\n"
+        "    except sandbox.SetupError as error: os._exit('process that made it' in str(error))\n"
+        "    os._exit(9)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), sb.run(['true']).ok)\n"
+    )
+    assert (done.stdout, done.stderr) == ("1 True\n", "")

@@ -35,8 +35,11 @@ def environ(tmp_path: Path, tmp_home: Path, wheels: Path) -> Environ:
     programs.mkdir()
     (programs / "python3").symlink_to(os.path.realpath(sys.executable))
     path = f"{programs}:/usr/local/bin:/usr/bin:/bin"
+    scratch = tmp_path / "scratch"  # what is killed leaves its temporary files here, and may
+    scratch.mkdir()
     return {
         **os.environ,
+        "TMPDIR": str(scratch),
         "PATH": path,
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels),

@@ -587,8 +587,10 @@ static void kill_command(struct init *init, int32_t id)
 
     if (id < 0)
         kill(-1, SIGKILL);
-    else if (command)
+    else if (command) {
+        kill(command->pid, SIGKILL); /* undumpable before exec, so that a scan could miss it */
         kill_tree(init, command->userns);
+    }
     /* the reaping that follows ends it, and what it finds pending */
     for (unsigned i = 0; i < pending_count; i++)
         end_command(init, pending[i].command, pending[i].status);

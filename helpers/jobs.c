@@ -210,6 +210,8 @@ static void on_started(struct supervisor *s, struct job *job)
     s->poll_every = POLL_FIRST;
     s->poll_next = now() + s->poll_every;
     deliver_early(s, job);
+    if (job->kill_by) /* before its exec it may not be seen by who looks for what to kill */
+        init_send(s, MSG_KILL, s->one_shot ? -1 : job->id, 0);
     tell(s, "started", "id", job->id);
 }
 
@@ -217,6 +219,8 @@ static void on_exec_failed(struct job *job, const struct message *message, const
 {
     struct text line cleanup_text = {0};
 
+    if (job->kill_by && message->b == EXIT_OURS)
+        return; /* we were quicker than its exec: it was killed, and did not fail */
     job->outcome.exec_status = (int)message->b;
     text_add_visible(&line, text); /* the payload's argv[0] is in it */
     snprintf(job->outcome.text, sizeof(job->outcome.text), "%s", line.data ? line.data : "");

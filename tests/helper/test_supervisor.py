@@ -446,6 +446,8 @@ class TestCommandsOnRequest:
             box.request(Kind.SIGNAL, 1, int(number))  # also when it was not executed yet
             result = box.event(event="result", id=1)
             assert (result["verdict"], result["signal"]) == ("killed", number)
+            # it alone, not the sandbox as the last resort
+            assert box.run(2, ["true"])[1]["verdict"] == "ok"
 
     def test_files(self, helper):
         with runs.box(helper) as box:

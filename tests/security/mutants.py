@@ -108,7 +108,7 @@ MUTANTS = [
         "descriptors are closed, by supervisor, init and the command's own process",
         (
             (HELPER + "supervisor.c", "if (sys_close_range(first, last) < 0)", "if (first == last && last == 0)"),
-            (HELPER + "init.c", "    sys_close_range(0, 511);\n", ""),
+            (HELPER + "init.c", "    sys_close_range(0, (unsigned)aside - 1);\n", ""),
             (HELPER + "init.c", "return sys_close_range(last + 1, ~0u);", "return last ? 0 : -1;"),
             (HELPER + "payload.c", "sys_close_range(CHANNEL + 1, ~0u) < 0", "CHANNEL < 0"),
         ),
@@ -167,7 +167,7 @@ MUTANTS = [
             (HELPER + "init.c", "prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || ", ""),
         ),
         HERE + "test_verdicts.py",
-        "launcher_that_is_killed",
+        "supervisor_that_is_killed",
     ),
     one(
         "standard streams that are files go through a pipe",

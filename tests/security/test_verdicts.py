@@ -76,6 +76,20 @@ def test_nothing_outlives_a_launcher_that_is_killed(delay: float) -> None:
     launcher.wait()
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
+def test_nothing_outlives_a_supervisor_that_is_killed(delay: float) -> None:
+    """The command line becomes the supervisor. init has to notice by itself, as nobody is there to end it."""
+    command = [sys.executable, "-m", "sandbox", "run", "-p", "untrusted", "--", "sh", "-c", "echo; setsid sleep 600"]
+    supervisor = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stdout=subprocess.PIPE
+    )
+    assert supervisor.stdout is not None
+    supervisor.stdout.readline()
+    time.sleep(delay)
+    supervisor.kill()
+    supervisor.communicate()
+
+
 def test_a_fork_bomb_meets_its_limit() -> None:
     result = python(
         """

@@ -1,4 +1,4 @@
-/* The encoded plan, as the helper reads it: the twin of sandbox/plan/wire.py, which
+/* The encoded plan, as the helper reads it: the twin of sandbox/wire.py, which
  * describes the format. Not a parser of anything a user wrote.
  */
 #ifndef PLAN_H

@@ -42,7 +42,9 @@ def project(tmp_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir(mode=0o777)
     directory.chmod(0o777)
     (directory / "solution.py").write_text("n = int(input())\nprint(sum(i * i for i in range(n)))\n")
-    (directory / "hello.c").write_text('#include <stdio.h>\nint main(void) { puts("hello from C"); return 0; }\n')
+    (directory / "hello.c").write_text(
+        '#include <stdio.h>\nint main(void) { puts("hello from C"); return 0; }\n'
+    )
     (directory / "project.toml").write_text(blocks("toml")[0])
     programs = tmp_home / "bin"
     programs.mkdir()
@@ -59,9 +61,14 @@ def test_the_transcripts(project: Path) -> None:
     mark = "-- end of step --"
     script = "".join(f"{command}\nstatus=$?; echo '{mark}'; (exit $status)\n" for command, _ in steps)
     done = subprocess.run(
-        ["bash", "-c", script], cwd=project, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=120,
-    )  # fmt: skip
+        ["bash", "-c", script],
+        cwd=project,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
     outputs = done.stdout.split(mark + "\n")
     assert len(outputs) == len(steps) + 1, done.stdout
     for (command, expected), output in zip(steps, outputs, strict=False):
@@ -74,7 +81,11 @@ def test_the_transcripts(project: Path) -> None:
 @pytest.mark.parametrize("code", blocks("python"))
 def test_the_python(project: Path, code: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr

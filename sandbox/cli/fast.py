@@ -53,7 +53,7 @@ HELPER = PACKAGE + "/_helper/sandbox-helper"
 #: empty there, so the places of modules are those of this process, less the working directory.
 _DOCTOR = "import sys; sys.path[:] = {}; from sandbox.cli.entry import main; sys.exit(main(sys.argv[1:]))"
 
-# Kinds of records (sandbox.plan.wire.Kind), which would cost an import of enum.
+# Kinds of records (sandbox.wire.Kind), which would cost an import of enum.
 _ENVIRONMENT, _ARGV, _REPORT, _VERBOSITY, _DIAGNOSE, _SCRATCH = 10, 64, 68, 69, 70, 71
 
 _REGULAR, _DIRECTORY, _TYPE, _OTHERS = 0o100000, 0o040000, 0o170000, 0o077
@@ -353,7 +353,7 @@ def _above_stdio(fd: int) -> int:
 
 
 def extend(plan: bytes, records: list[tuple[int, tuple[str | int, ...]]]) -> bytes:
-    """`sandbox.plan.wire.extend` for records without description and origin, without imports."""
+    """`sandbox.wire.extend` for records without description and origin, without imports."""
     body = [plan[16:]]
     for kind, fields in records:
         parts = [_field(""), _field("")] + [_field(value) for value in fields]

@@ -23,7 +23,7 @@ from sandbox.host import rows as plain
 from sandbox.host.facts import Facts
 from sandbox.host.model import Check
 from sandbox.host.spare import Which, own, spare, without
-from sandbox.plan.wire import Kind, Mount, Record, encode
+from sandbox.wire import Kind, Mount, Record, encode
 
 __all__ = ["NAMES", "Outcome", "culprit", "rows", "run"]
 

@@ -20,7 +20,7 @@ from sandbox.launch.process import Process, as_bytes, setup_error
 from sandbox.launch.result import Result
 from sandbox.launch.start import start
 from sandbox.launch.streams import Stream, Streams, Text, open_streams
-from sandbox.plan.wire import Kind, Record
+from sandbox.wire import Kind, Record
 
 if TYPE_CHECKING:
     from sandbox.profile.model import Profile

@@ -25,7 +25,7 @@ from typing import Any
 from sandbox.errors import SetupError
 from sandbox.launch.backend import Helper, above_stdio
 from sandbox.launch.streams import Pump
-from sandbox.plan.wire import Kind, Record, encode
+from sandbox.wire import Kind, Record, encode
 
 __all__ = ["Channel", "Event", "Mailbox", "pair"]
 

@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sandbox import wire
 from sandbox.launch.backend import Helper
-from sandbox.plan import wire
-from sandbox.plan.wire import Kind
+from sandbox.wire import Kind
 
 __all__ = ["Command", "Fake", "Outcome"]
 

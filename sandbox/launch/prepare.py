@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbox.plan import wire
+from sandbox import wire
 from sandbox.plan.plan import FileStamp
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from sandbox.errors import HostError, SetupError
 from sandbox.launch.channel import Channel, Event, Mailbox
 from sandbox.launch.result import Result
 from sandbox.launch.streams import Pump, Streams, Text
-from sandbox.plan.wire import Kind
+from sandbox.wire import Kind
 
 __all__ = ["Process", "as_bytes", "setup_error"]
 

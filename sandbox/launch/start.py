@@ -6,13 +6,13 @@ import contextlib
 import os
 from collections.abc import Iterable
 
+from sandbox import wire
 from sandbox.errors import SetupError
 from sandbox.launch import scratch
 from sandbox.launch.backend import Backend, Native, above_stdio
 from sandbox.launch.channel import Channel, pair
 from sandbox.launch.prepare import Prepared
-from sandbox.plan import wire
-from sandbox.plan.wire import Kind, Record
+from sandbox.wire import Kind, Record
 
 __all__ = ["start"]
 

@@ -17,8 +17,8 @@ from sandbox.errors import HostError, NotAvailableError
 from sandbox.plan import limits, mounts, process, skeleton
 from sandbox.plan.plan import CLONE, Plan
 from sandbox.plan.resolve import Invocation, at, origin_of
-from sandbox.plan.wire import Kind, Record
 from sandbox.profile.model import Profile
+from sandbox.wire import Kind, Record
 
 if TYPE_CHECKING:
     from sandbox.host import Host

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from sandbox.errors import NotAvailableError, ProfileError, RequirementError
 from sandbox.plan.plan import BEST_EFFORT, Limit
 from sandbox.plan.resolve import Invocation, at, origin_of
-from sandbox.plan.wire import Kind, Record
 from sandbox.profile.model import Origin, Profile
+from sandbox.wire import Kind, Record
 
 __all__ = ["RLIMITS", "inodes", "limits", "pool", "rlimits"]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from sandbox.plan.limits import inodes
 from sandbox.plan.operations import Bind, Mask, Operation, Overlay, Pin, Tmpfs
 from sandbox.plan.resolve import Guard, Invocation, Place, is_below, real_source
-from sandbox.plan.wire import Mount
 from sandbox.profile.model import Profile
+from sandbox.wire import Mount
 
 __all__ = ["covering", "host_writable", "notes", "operations", "seen"]
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sandbox.plan.wire import Kind, Mount, Record
 from sandbox.units import format_size
+from sandbox.wire import Kind, Mount, Record
 
 __all__ = [
     "Bind",

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from sandbox.plan import wire
+from sandbox import wire
 from sandbox.plan.operations import Operation, Overlay
 from sandbox.units import format_duration, format_size
 

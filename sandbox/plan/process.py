@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from sandbox.errors import ProfileError
 from sandbox.plan.resolve import Invocation, at, is_below, origin_of
-from sandbox.plan.wire import Kind, Record
 from sandbox.profile.model import Profile
 from sandbox.root import etc, tables
+from sandbox.wire import Kind, Record
 
 if TYPE_CHECKING:
     from sandbox.ids import IdMap, IdPlan

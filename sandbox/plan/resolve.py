@@ -449,10 +449,10 @@ class _Resolver:
             return
         what = "your home directory" if real == home else "above your home directory"
         what = "the root of the file system" if real == "/" else what
+        could, may = ("writable", "change") if mount.mode == "rw" else ("readable", "see")
         raise ProfileError(
-            f"{at(origin)}the working directory {real} is {what}, and would be "
-            f"{'writable' if mount.mode == 'rw' else 'readable'} for the command",
-            f"cd to a directory that holds only what the command may {'change' if mount.mode == 'rw' else 'see'}",
+            f"{at(origin)}the working directory {real} is {what}, and would be {could} for the command",
+            f"cd to a directory that holds only what the command may {may}",
         )
 
     def _canonical(self, place: Place) -> Place:

@@ -29,10 +29,10 @@ from sandbox.plan.operations import (
 )
 from sandbox.plan.process import HOSTNAME, Account
 from sandbox.plan.resolve import Invocation, Place, by_depth, is_below, origin_of
-from sandbox.plan.wire import Mount
 from sandbox.profile import model
 from sandbox.profile.model import Profile
 from sandbox.root import etc, tables
+from sandbox.wire import Mount
 
 __all__ = ["operations", "with_home"]
 

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import paths
+from sandbox import paths, wire
 from sandbox.cli import cache, fast
 from sandbox.cli.run import build_parser
 from sandbox.launch import scratch
-from sandbox.plan import wire
 from sandbox.plan.plan import FileStamp
 
 text = st.text(st.characters(blacklist_characters="\0", blacklist_categories=()), max_size=20).filter(

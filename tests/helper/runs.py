@@ -1,6 +1,6 @@
 """Plans for the helper alone, and running them: one command, or a sandbox that stays.
 
-Made with sandbox.plan.wire by hand, so that what fails here is the helper's.
+Made with sandbox.wire by hand, so that what fails here is the helper's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sandbox.plan.wire import Kind, Mount, Record, encode
+from sandbox.wire import Kind, Mount, Record, encode
 
 CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x02000000, 0x04000000, 0x08000000, 0x40000000
 #: generous: the machine may be busy, and the helper may be one with sanitizers

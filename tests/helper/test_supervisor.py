@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.plan.wire import Kind, Record
+from sandbox.wire import Kind, Record
 from tests.helper import runs
 from tests.helper.runs import limit, run, slot
 
@@ -335,7 +335,7 @@ class TestLifetime:
 
     def test_nor_a_killed_launcher(self, helper, tmp_path):
         script = (
-            "import os, sys; from tests.helper import runs; from sandbox.plan.wire import Kind;"
+            "import os, sys; from tests.helper import runs; from sandbox.wire import Kind;"
             "life = os.pidfd_open(os.getpid());"
             "p = runs.start(sys.argv[1], ['sleep', '1000'], runs.slot(Kind.LIFELINE, life), fds=[life]);"
             "print(p.pid, flush=True); p.wait()"

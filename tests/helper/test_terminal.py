@@ -29,7 +29,7 @@ PROMPT = "READY> "
 # What the command line does: Python becomes the supervisor.
 LAUNCH = """
 import os, sys
-from sandbox.plan.wire import Kind, encode
+from sandbox.wire import Kind, encode
 from tests.helper import runs
 seconds, helper, *command = sys.argv[1:]
 extra = [runs.limit("timeout", int(float(seconds) * 1e9), "clock")] if float(seconds) else []

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import host, paths
+from sandbox import host, paths, wire
 from sandbox.host import doctor, trials
 from sandbox.host.facts import Facts, gather
 from sandbox.host.trials import culprit
-from sandbox.plan import wire
 
 #: Decodes the plan; says {operation: ...} for those of its records that `fails` names.
 SCRIPT = """\
@@ -22,7 +21,7 @@ import json, os, socket, sys
 sys.path.insert(0, {path!r})
 if sys.argv[1] == "version":
     print("sandbox-helper, plan version 1"); sys.exit()
-from sandbox.plan import wire
+from sandbox import wire
 records = list(wire.decode(open(int(sys.argv[2]), "rb").read()))
 kinds = dict((kind, fields) for kind, fields in records)
 control = socket.socket(fileno=int.from_bytes(kinds[wire.Kind.CONTROL][2], "little"))

@@ -12,8 +12,8 @@ import pytest
 from sandbox.host.facts import gather
 from sandbox.host.trials import run
 from sandbox.ids import IdPlan, plan_ids
-from sandbox.plan.wire import Kind, Mount, Record
 from sandbox.profile.model import User
+from sandbox.wire import Kind, Mount, Record
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 import sandbox
+from sandbox import wire
 from sandbox.launch import api
 from sandbox.launch.fake import Command, Fake, Outcome
 from sandbox.launch.prepare import Prepared
 from sandbox.launch.result import CalledProcessError, Result
-from sandbox.plan import wire
 from sandbox.profile.model import Profile
 
 ECHO = Fake(lambda command: Outcome(stdout=command.stdin, stderr=os.fsencode(" ".join(command.argv))))

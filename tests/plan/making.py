@@ -10,8 +10,8 @@ from types import MappingProxyType
 from sandbox.host import Host
 from sandbox.plan import Invocation, Plan, compile, resolve
 from sandbox.plan.resolve import Entry, Guard, Place
-from sandbox.plan.wire import Kind, decode
 from sandbox.profile import model
+from sandbox.wire import Kind, decode
 
 HOST = Host(kernel=(6, 1), machine="x86_64", uid=1000, gid=1000)
 

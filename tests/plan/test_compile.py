@@ -10,8 +10,8 @@ from sandbox.errors import HostError, NotAvailableError
 from sandbox.host import Check
 from sandbox.plan import operations as ops
 from sandbox.plan.plan import CLONE, Plan
-from sandbox.plan.wire import Kind, Mount
 from sandbox.profile.model import Net, Process, Profile, Root, User
+from sandbox.wire import Kind, Mount
 from tests.plan.making import CALL, HOST, call, guard, numbers, place, plan_of, records
 
 

@@ -7,8 +7,8 @@ import pytest
 from sandbox.errors import NotAvailableError, ProfileError, RequirementError
 from sandbox.plan import limits
 from sandbox.plan.plan import BEST_EFFORT, Plan
-from sandbox.plan.wire import Kind
 from sandbox.profile.model import Limits, Origin, Process, Profile, Root
+from sandbox.wire import Kind
 from tests.plan.making import call, numbers, place, plan_of, records
 
 M = 1 << 20

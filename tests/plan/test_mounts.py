@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sandbox.plan import operations as ops
 from sandbox.plan.mounts import host_writable, operations, seen
 from sandbox.plan.resolve import Guard, Invocation, Place, is_below
-from sandbox.plan.wire import Mount
 from sandbox.profile.model import Profile, Root
+from sandbox.wire import Mount
 from tests.plan.making import call, guard, place
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.plan import operations as ops
-from sandbox.plan.wire import Kind, Mount, Record, decode, encode
+from sandbox.wire import Kind, Mount, Record, decode, encode
 
 paths = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40).map(
     lambda text: "/" + text

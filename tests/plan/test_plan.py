@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.plan import wire
+from sandbox import wire
 from sandbox.plan.plan import FileStamp, Limit
 from sandbox.profile.model import Limits, Profile
 from tests.plan.making import plan_of

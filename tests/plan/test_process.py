@@ -7,8 +7,8 @@ import pytest
 from sandbox import seccomp
 from sandbox.errors import ProfileError
 from sandbox.plan.process import DEFAULT_PATH
-from sandbox.plan.wire import Kind
 from sandbox.profile.model import Environment, Limits, Process, Profile, User
+from sandbox.wire import Kind
 from tests.plan.making import call, numbers, plan_of, records
 
 

@@ -187,7 +187,7 @@ def test_home_may_be_read_or_written_when_it_is_asked_for(resolve: Resolve, home
 
 
 @pytest.mark.parametrize("mode", ["ro", "overlay"])
-def test_home_is_not_shown_because_one_happens_to_be_there(resolve: Resolve, home: Path, mode: MountMode) -> None:
+def test_home_is_not_shown_by_accident(resolve: Resolve, home: Path, mode: MountMode) -> None:
     with pytest.raises(ProfileError, match="is your home directory, and would be readable"):
         resolve(Mount(".", mode), cwd=home)
 

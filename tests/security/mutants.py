@@ -38,7 +38,11 @@ MUTANTS = [
                 'sys_openat2(root->fd, *dst ? dst : "/", O_PATH, 0, resolve_flags(flags))',
                 'sys_openat2(root->fd, dst[0] && dst[1] ? dst + 1 : ".", O_PATH, 0, flags & 0)',
             ),
-            (HELPER + "mounts.c", "    if (fstat(fd, &status) < 0)\n        return false;\n    for", "    return true;\n    for"),
+            (
+                HELPER + "mounts.c",
+                "    if (fstat(fd, &status) < 0)\n        return false;\n    for",
+                "    return true;\n    for",
+            ),
         ),
         HERE + "test_roots.py",
         "never_leads_set_up_out",
@@ -107,7 +111,11 @@ MUTANTS = [
     Mutant(
         "descriptors are closed, by supervisor, init and the command's own process",
         (
-            (HELPER + "supervisor.c", "if (sys_close_range(first, last) < 0)", "if (first == last && last == 0)"),
+            (
+                HELPER + "supervisor.c",
+                "if (sys_close_range(first, last) < 0)",
+                "if (first == last && last == 0)",
+            ),
             (HELPER + "init.c", "    sys_close_range(0, (unsigned)aside - 1);\n", ""),
             (HELPER + "init.c", "return sys_close_range(last + 1, ~0u);", "return last ? 0 : -1;"),
             (HELPER + "payload.c", "sys_close_range(CHANNEL + 1, ~0u) < 0", "CHANNEL < 0"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,9 @@ def test_read_file_takes_regular_files_only(code: str) -> None:
             box.write_file("/tmp/x", b"new")
 
 
-@pytest.mark.parametrize("path", ["/proc/self/environ", "/proc/self/status", "/proc/version", "/tmp/dir/environ"])
+@pytest.mark.parametrize(
+    "path", ["/proc/self/environ", "/proc/self/status", "/proc/version", "/tmp/dir/environ"]
+)
 def test_read_file_never_reads_the_kernels_files_as_us(path: str) -> None:
     with sandbox.Sandbox("base") as box:
         plant(box, "os.symlink('/proc/self', '/tmp/dir')")
@@ -175,18 +179,32 @@ def test_the_helper_is_the_same_after_a_run_with_home_read_write(tmp_home: Path,
     shutil.copytree(Path(sandbox.__file__).parent.parent / "configs", tmp_home / "lib" / "configs")
     work = open_home(tmp_home)
     code = (
-        "import sandbox, sys; r = sandbox.run([sys.argv[1], '-I', '-S', '-c', sys.argv[2], *sys.argv[3:]], profile='base',"
-        " text=True, overrides={'mounts': {sys.argv[3]: {'source': sys.argv[3], 'mode': 'rw'}}});"
+        "import sandbox, sys;"
+        " mounts = {sys.argv[3]: {'source': sys.argv[3], 'mode': 'rw'}};"
+        " argv = [sys.argv[1], '-I', '-S', '-c', sys.argv[2], *sys.argv[3:]];"
+        " r = sandbox.run(argv, profile='base', text=True, overrides={'mounts': mounts});"
         " print(r.stdout, r.stderr, r.message)"
     )
-    import subprocess
-
     with unchanged(installed):
         done = subprocess.run(
-            ["/usr/bin/env", f"PYTHONPATH={tmp_home / 'lib'}:{os.pathsep.join(p for p in __import__('sys').path if p)}",
-             __import__("sys").executable, "-B", "-c", code, PYTHON, PLANT, str(tmp_home), "lib/sandbox", "lib/sandbox/_helper"],
-            cwd=work, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            [
+                "/usr/bin/env",
+                f"PYTHONPATH={tmp_home / 'lib'}:{os.pathsep.join(p for p in sys.path if p)}",
+                sys.executable,
+                "-B",
+                "-c",
+                code,
+                PYTHON,
+                PLANT,
+                str(tmp_home),
+                "lib/sandbox",
+                "lib/sandbox/_helper",
+            ],
+            cwd=work,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert done.returncode == 0, done.stderr
     assert "done" not in done.stdout, done.stdout
 
@@ -195,16 +213,22 @@ def test_a_hidden_path_can_not_be_uncovered(tmp_home: Path) -> None:
     (tmp_home / ".ssh").mkdir()
     (tmp_home / ".ssh" / "id").write_text("secret")
     work = open_home(tmp_home)
-    values = {"mounts": {str(tmp_home): {"source": str(tmp_home), "mode": "rw"}, str(tmp_home / ".ssh"): "hide"}}
+    values = {
+        "mounts": {str(tmp_home): {"source": str(tmp_home), "mode": "rw"}, str(tmp_home / ".ssh"): "hide"}
+    }
     code = (
         "import os, sys\nd = sys.argv[1]\n"
-        "for action in (lambda: os.rename(d, d + '.old'), lambda: os.rmdir(d), lambda: os.link(d + '/id', d + '.x')):\n"
+        "actions = [lambda: os.rename(d, d + '.old'), lambda: os.rmdir(d)]\n"
+        "actions += [lambda: os.link(d + '/id', d + '.x')]\n"
+        "for action in actions:\n"
         "    try: action(); print('done')\n"
         "    except OSError: pass\n"
         "try: print(os.listdir(d))\n"
         "except OSError: pass\n"
     )
-    result = sandbox.run([PYTHON, "-c", code, str(tmp_home / ".ssh")], profile="base", overrides=values, cwd=work, text=True)
+    result = sandbox.run(
+        [PYTHON, "-c", code, str(tmp_home / ".ssh")], profile="base", overrides=values, cwd=work, text=True
+    )
     assert result.stdout in ("", "[]\n"), result.stdout
     assert (tmp_home / ".ssh" / "id").read_text() == "secret"
 

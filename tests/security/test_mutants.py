@@ -30,15 +30,31 @@ def copy_tree(target: Path) -> None:
 
 
 def run_tests(tree: Path, mutant: Mutant) -> subprocess.CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONPATH"))}
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONPATH"))
+    }
     return subprocess.run(
-        [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", mutant.tests, mutant.where],
+        [
+            sys.executable,
+            "-B",
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "-k",
+            mutant.tests,
+            mutant.where,
+        ],
         cwd=tree,
         env=environ,
         capture_output=True,
         text=True,
         timeout=300,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.defence for mutant in MUTANTS])

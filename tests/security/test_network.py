@@ -30,13 +30,18 @@ def test_the_hosts_loopback_is_out_of_reach_and_our_own_is_up() -> None:
 
 
 def test_there_is_no_way_out() -> None:
-    assert output("print([l.split(':')[0].strip() for l in open('/proc/net/dev').read().splitlines()[2:]])") == "['lo']"
+    assert (
+        output("print([l.split(':')[0].strip() for l in open('/proc/net/dev').read().splitlines()[2:]])")
+        == "['lo']"
+    )
     assert errno_of("socket.create_connection(('192.0.2.1', 9), 5)") == "ENETUNREACH"
 
 
 def test_the_hosts_runtime_sockets_do_not_show() -> None:
     """A read-only bind does not close a socket, so the directories must not be there."""
-    assert output("import os; print([p for p in ('/run/user', '/run/docker.sock', '/var/run') if os.path.exists(p)])") in (
+    assert output(
+        "import os; print([p for p in ('/run/user', '/run/docker.sock', '/var/run') if os.path.exists(p)])"
+    ) in (
         "[]",
         "['/var/run']",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
-from tests.security.inside import PYTHON, errno_of, output, python
+from tests.security.inside import PYTHON, errno_of, output
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 
@@ -29,7 +29,9 @@ def test_init_can_be_neither_read_nor_traced() -> None:
 def test_status_says_no_rights() -> None:
     """CVE-2022-24769: inheritable capabilities, which nobody had asked for."""
     status = dict(
-        line.split(":\t", 1) for line in output("print(open('/proc/self/status').read())").splitlines() if ":\t" in line
+        line.split(":\t", 1)
+        for line in output("print(open('/proc/self/status').read())").splitlines()
+        if ":\t" in line
     )
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(status[name], 16) == 0, name
@@ -38,12 +40,18 @@ def test_status_says_no_rights() -> None:
 
 
 def test_root_inside_can_undo_nothing() -> None:
-    """The payload's namespace B has no rights over A, which owns the mounts, even with every capability in B."""
+    """The payload's B has no rights over A, which owns the mounts, even with every capability in B."""
     all_rights = {
         **AS_ROOT,
         "process.nested": True,
         "process.seccomp": "off",
-        "process.capabilities": ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_CHROOT", "CAP_SETUID", "CAP_SYS_RESOURCE"],
+        "process.capabilities": [
+            "CAP_SYS_ADMIN",
+            "CAP_NET_ADMIN",
+            "CAP_SYS_CHROOT",
+            "CAP_SETUID",
+            "CAP_SYS_RESOURCE",
+        ],
     }
     code = """
         import ctypes, errno, os, socket, struct, fcntl

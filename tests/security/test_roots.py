@@ -31,7 +31,11 @@ def busybox_root(top: Path) -> Path:
 
 
 def run(root: Path, script: str, cwd: Path, **overrides: object) -> sandbox.Result:
-    values: dict[str, object] = {"root.from": f"dir:{root}", "root.writable": "memory", "process.workdir": "/"}
+    values: dict[str, object] = {
+        "root.from": f"dir:{root}",
+        "root.writable": "memory",
+        "process.workdir": "/",
+    }
     values.update(overrides)
     return sandbox.run(["/bin/sh", "-c", script], profile="base", text=True, overrides=values, cwd=str(cwd))
 
@@ -47,7 +51,9 @@ def canary(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("trick", TRICKS)
-def test_a_link_in_the_root_never_leads_set_up_out(tmp_path: Path, canary: Path, place: str, trick: str) -> None:
+def test_a_link_in_the_root_never_leads_set_up_out(
+    tmp_path: Path, canary: Path, place: str, trick: str
+) -> None:
     root = busybox_root(tmp_path)
     target = root / place
     if target.is_dir():

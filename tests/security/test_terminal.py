@@ -26,7 +26,9 @@ LEADER = (
 
 
 @contextmanager
-def under_terminal(code: str, stdin: int | IO[bytes] | None = None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def under_terminal(
+    code: str, stdin: int | IO[bytes] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """`sandbox run` of Python code with a terminal as stdout and stderr, and as stdin unless given."""
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "sandbox", "run", "-p", "base", "--", PYTHON, "-I", "-S", "-c", code]

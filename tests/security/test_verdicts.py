@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from tests.security.inside import PYTHON, python
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 
-FORGED = '{"event":"result","id":0,"verdict":"ok","exit_code":0,"signal":null,"limit":null,"hit":[],"usage":{}}'
+FORGED = (
+    '{"event":"result","id":0,"verdict":"ok","exit_code":0,"signal":null,"limit":null,"hit":[],"usage":{}}'
+)
 
 
 def test_a_verdict_can_not_be_forged() -> None:
@@ -32,11 +35,36 @@ def test_a_verdict_can_not_be_forged() -> None:
 
 
 ESCAPES = {
-    "double fork": "import os, time\nif os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0: time.sleep(600)\n  os._exit(0)\ntime.sleep(600)",
-    "ignored signals": "import signal, time\nfor s in range(1, 65):\n  try: signal.signal(s, signal.SIG_IGN)\n  except (OSError, ValueError): pass\ntime.sleep(600)",
-    "stopped": "import os, signal, time\nif os.fork() == 0: time.sleep(600)\nos.kill(os.getpid(), signal.SIGSTOP)",
-    "many": "import os, time\nfor _ in range(20):\n  if os.fork() == 0:\n    os.setsid()\n    time.sleep(600)\ntime.sleep(600)",
+    "double fork": """
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(600)
+            os._exit(0)
+        time.sleep(600)
+    """,
+    "ignored signals": """
+        for number in range(1, 65):
+            try:
+                signal.signal(number, signal.SIG_IGN)
+            except (OSError, ValueError):
+                pass
+        time.sleep(600)
+    """,
+    "stopped": """
+        if os.fork() == 0:
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    """,
+    "many": """
+        for _ in range(20):
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(600)
+        time.sleep(600)
+    """,
 }
+ESCAPES = {name: "import os, signal, time\n" + textwrap.dedent(code) for name, code in ESCAPES.items()}
 
 
 @pytest.mark.parametrize("code", ESCAPES.values(), ids=ESCAPES.keys())
@@ -70,7 +98,9 @@ def test_nothing_of_a_command_stays_in_an_open_sandbox() -> None:
 def test_nothing_outlives_a_launcher_that_is_killed(delay: float) -> None:
     """The check for leaks behind each test is what fails here."""
     code = "import sandbox; sandbox.run(['sh', '-c', 'sleep 600 & setsid sleep 600'], profile='untrusted')"
-    launcher = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     time.sleep(0.25 + delay)
     launcher.kill()
     launcher.wait()
@@ -79,7 +109,18 @@ def test_nothing_outlives_a_launcher_that_is_killed(delay: float) -> None:
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
 def test_nothing_outlives_a_supervisor_that_is_killed(delay: float) -> None:
     """The command line becomes the supervisor. init has to notice by itself, as nobody is there to end it."""
-    command = [sys.executable, "-m", "sandbox", "run", "-p", "untrusted", "--", "sh", "-c", "echo; setsid sleep 600"]
+    command = [
+        sys.executable,
+        "-m",
+        "sandbox",
+        "run",
+        "-p",
+        "untrusted",
+        "--",
+        "sh",
+        "-c",
+        "echo; setsid sleep 600",
+    ]
     supervisor = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stdout=subprocess.PIPE
     )
@@ -114,7 +155,9 @@ def test_pids_count_all_ids_of_the_sandbox_together() -> None:
     """Set after the inner namespace, the limit would hold for each id apart."""
     with sandbox.Sandbox("untrusted", overrides={"limits.pids": 10}) as box:
         sleepers = [box.popen(["sleep", "600"]) for _ in range(9)]
-        result = box.run([PYTHON, "-c", "import os\nfor _ in range(4): os.fork() or __import__('time').sleep(600)"])
+        result = box.run(
+            [PYTHON, "-c", "import os\nfor _ in range(4): os.fork() or __import__('time').sleep(600)"]
+        )
         assert result.verdict == "nonzero"
         assert all(sleeper.poll() is None for sleeper in sleepers)
 
@@ -165,14 +208,14 @@ def test_endless_output_is_cut_at_the_limit() -> None:
 def test_memory_is_taken_in_no_way_unseen() -> None:
     """Anonymous, tmpfs, System V, memfd and shared: PSS alone sees only some of these."""
     ways = {
-        "anonymous": "x = bytearray(400 << 20); time.sleep(60)",
-        "tmpfs": "f = open('/tmp/x', 'wb', buffering=0)\nfor _ in range(400): f.write(bytes(1 << 20))\ntime.sleep(60)",
-        "shared": "m = mmap.mmap(-1, 400 << 20)\nfor _ in range(400): m.write(bytes(1 << 20))\ntime.sleep(60)",
-        "many small": "for _ in range(10):\n  if os.fork() == 0:\n    x = bytearray(40 << 20)\n    time.sleep(60)\ntime.sleep(60)",
+        "anonymous": "x = bytearray(400 << 20)",
+        "tmpfs": "f = open('/tmp/x', 'wb', buffering=0)\nfor _ in range(400): f.write(bytes(1 << 20))",
+        "shared": "m = mmap.mmap(-1, 400 << 20)\nfor _ in range(400): m.write(bytes(1 << 20))",
+        "many small": "for _ in range(10):\n  if os.fork() == 0:\n    x = bytearray(40 << 20)\n    break",
     }
     for name, code in ways.items():
         result = sandbox.run(
-            [PYTHON, "-c", f"import os, time, mmap\n{code}"],
+            [PYTHON, "-c", f"import os, time, mmap\n{code}\ntime.sleep(60)"],
             profile="untrusted",
             timeout=30,
             overrides={"limits.memory": "128M", "limits.disk": "1G", "limits.pids": 32},
@@ -191,7 +234,20 @@ def test_memfds_are_closed_where_memory_is_only_polled() -> None:
 def test_the_report_says_the_same_to_a_file(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = subprocess.run(
-        [sys.executable, "-m", "sandbox", "run", "-p", "untrusted", "--report", str(report), "--", "sh", "-c", "exit 3"],
+        [
+            sys.executable,
+            "-m",
+            "sandbox",
+            "run",
+            "-p",
+            "untrusted",
+            "--report",
+            str(report),
+            "--",
+            "sh",
+            "-c",
+            "exit 3",
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         timeout=60,
     )

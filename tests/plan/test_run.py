@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import host as hosts
-from sandbox import paths
-from sandbox.plan import Invocation, Plan, compile, resolve, wire
+from sandbox import paths, wire
+from sandbox.plan import Invocation, Plan, compile, resolve
 from sandbox.plan import operations as ops
 from sandbox.profile.model import Environment, Limits, Mount, Net, Process, Profile, Root, User
 

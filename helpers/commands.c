@@ -50,7 +50,7 @@ static struct command *free_place(struct init *init)
 
 /* --- processes ------------------------------------------------------------------------------ */
 
-void each_process(const struct init *init, void (*visit)(const struct init *, pid_t, void *), void *data)
+int each_process(const struct init *init, void (*visit)(const struct init *, pid_t, void *), void *data)
 {
     int fd = openat(init->root.proc, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -58,7 +58,7 @@ void each_process(const struct init *init, void (*visit)(const struct init *, pi
 
     if (!dir) {
         close_fd(&fd);
-        return;
+        return -1;
     }
     while ((entry = readdir(dir))) {
         char *end;
@@ -67,6 +67,7 @@ void each_process(const struct init *init, void (*visit)(const struct init *, pi
             visit(init, (pid_t)pid, data);
     }
     closedir(dir);
+    return 0;
 }
 
 static bool is_zombie(const struct init *init, pid_t pid)
@@ -83,14 +84,42 @@ static bool is_zombie(const struct init *init, pid_t pid)
     return !state || !state[1] || state[2] == 'Z' || state[2] == 'X';
 }
 
-/* Is the process in this user namespace, or in one below it? */
-static bool in_namespace(const struct init *init, pid_t pid, uint64_t userns)
+/* The command that a process descends from, or whose session it is in; NULL when that can't be told. */
+static struct command *family_of(struct init *init, pid_t pid)
+{
+    char path[32], text[512];
+    int parent, session;
+
+    for (int depth = 0; depth < 256 && pid > 1; depth++, pid = parent) {
+        struct command *command = by_pid(init, pid);
+        if (command)
+            return command;
+        snprintf(path, sizeof(path), "%d/stat", pid);
+        int fd cleanup_fd = openat(init->root.proc, path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+        text[n > 0 ? n : 0] = 0;
+        const char *rest = strrchr(text, ')');
+        if (!rest || sscanf(rest + 1, " %*c %d %*d %d", &parent, &session) != 2)
+            return NULL;
+        if (session > 1 && (command = by_pid(init, session)))
+            return command;
+    }
+    return NULL;
+}
+
+/* Is the process in this user namespace, or in one below it? Of a program that may be executed and not
+ * read, init is not told (would_dump, exec.c): it counts as in unless it is of another command's family. */
+static bool in_namespace(struct init *init, pid_t pid, uint64_t userns)
 {
     char path[32];
     struct stat status;
 
     snprintf(path, sizeof(path), "%d/ns/user", pid);
     int fd cleanup_fd = openat(init->root.proc, path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && (errno == EACCES || errno == EPERM)) {
+        const struct command *command = family_of(init, pid);
+        return !command || command->userns == userns;
+    }
     for (int depth = 0; fd >= 0 && depth < 33; depth++) {
         if (fstat(fd, &status) < 0)
             return false;
@@ -104,6 +133,7 @@ static bool in_namespace(const struct init *init, pid_t pid, uint64_t userns)
 }
 
 struct hunt {
+    struct init *init;
     uint64_t userns;
     unsigned found;
 };
@@ -114,7 +144,7 @@ static void kill_if_inside(const struct init *init, pid_t pid, void *data)
     struct hunt *hunt = data;
     struct rlimit none = {0, 0};
 
-    if (!in_namespace(init, pid, hunt->userns) || is_zombie(init, pid))
+    if (!in_namespace(hunt->init, pid, hunt->userns) || is_zombie(init, pid))
         return;
     hunt->found++;
     syscall(SYS_prlimit64, pid, RLIMIT_NPROC, &none, NULL);
@@ -123,14 +153,18 @@ static void kill_if_inside(const struct init *init, pid_t pid, void *data)
 
 static void reap_all(struct init *init);
 
-/* Kill what is left of a command until a scan finds nothing; should that never be, everything. */
+/* Kill what is left of a command until a scan finds nothing; should that never be, everything. One that
+ * never had a namespace never had a process but its first. */
 static void kill_tree(struct init *init, uint64_t userns)
 {
     const struct timespec pause = {.tv_nsec = 200000};
 
-    for (int round = 0; round < 5000 && userns; round++) {
-        struct hunt hunt = {.userns = userns};
-        each_process(init, kill_if_inside, &hunt);
+    for (int round = 0; round < 5000; round++) {
+        struct hunt hunt = {.init = init, .userns = userns};
+        if (!userns)
+            return;
+        if (each_process(init, kill_if_inside, &hunt) < 0)
+            break;
         reap_all(init);
         if (!hunt.found)
             return;

@@ -47,7 +47,8 @@ void commands_message(struct init *init);
 /* measure.c: what MSG_POLL asks for. */
 void measure(const struct init *init, int64_t wanted, struct message *answer);
 
-/* Call visit for every process but init, by the numbers in /proc. */
-void each_process(const struct init *init, void (*visit)(const struct init *, pid_t, void *), void *data);
+/* Call visit for every process but init, by the numbers in /proc. -1 when they can't be listed, as
+ * when a payload has lowered init's limit on open files (prlimit(2) asks for the same user only). */
+int each_process(const struct init *init, void (*visit)(const struct init *, pid_t, void *), void *data);
 
 #endif

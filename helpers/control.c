@@ -161,7 +161,7 @@ static void spawn(struct supervisor *s, struct request *request, const struct re
     if (record_int(record, 3 + skipped) > 0)
         job->timeout = job->outcome.timeout = record_int(record, 3 + skipped);
     job->began = now();
-    job->deadline = job->timeout > 0 ? job->began + job->timeout : 0;
+    job->deadline = job->timeout > 0 ? later(job->began, job->timeout) : 0;
     const char *why = start(s, request, job);
     if (why) {
         job_drop(s, job);

@@ -49,7 +49,8 @@ enum message_type {
     MSG_TTY,          /* id: one fd, the master of the pty */
     MSG_FILE,         /* id: a errno, text on failure; else one fd */
     MSG_USAGE,        /* answer to MSG_POLL: a memory bytes, b cpu us (live and reaped), c tasks,
-                         d disk bytes used in writable tmpfs of ours, e 1 when one of them is full */
+                         d disk bytes used in writable tmpfs of ours, e 1 when one of them is full,
+                         -1 when something could not be measured */
     /* supervisor to init */
     MSG_MAPPED = 32,  /* the id maps are written: begin */
     MSG_SPAWN,        /* id: data is an encoded plan with one SPAWN record (or one fd more, a memfd with

@@ -101,10 +101,14 @@ static void wait_for_maps(const struct init *init)
 
 /* The caller's supplementary groups would stay with the command and open what they open. Where ids
  * are single the kernel forbids to drop them (user_namespaces(7)), which is documented. */
-static void drop_groups(void)
+static int drop_groups(struct failure *failure)
 {
-    if (setgroups(0, NULL) < 0)
-        errno = 0;
+    char word[8] = "";
+    int fd cleanup_fd = open("/proc/self/setgroups", O_RDONLY | O_CLOEXEC);
+
+    if (setgroups(0, NULL) == 0 || (fd >= 0 && read(fd, word, sizeof(word) - 1) > 0 && strncmp(word, "deny", 4) == 0))
+        return 0;
+    return fail(failure, EPERM, NULL, "cannot drop the supplementary groups: %s", strerror(EPERM));
 }
 
 /* From here on init is the payload's user in A too: nothing changes for a caller whose own id that is,
@@ -170,7 +174,8 @@ static int set_up(struct init *init, struct failure *failure)
     root->uid = identity ? (uid_t)record_int(identity, 0) : getuid();
     root->gid = identity ? (gid_t)record_int(identity, 1) : getgid();
     umask(0);
-    drop_groups();
+    if (drop_groups(failure) < 0)
+        return -1;
     if (set_namespaces(init, failure) < 0 || root_open_sources(root, init->plan, failure) < 0)
         return -1;
     if (take_ids(root) < 0)

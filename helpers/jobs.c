@@ -186,7 +186,7 @@ static void tell(struct supervisor *s, const char *event, const char *name, int6
 static void begin(struct job *job)
 {
     job->began = now();
-    job->deadline = job->timeout >= 0 ? job->began + job->timeout : 0;
+    job->deadline = job->timeout >= 0 ? later(job->began, job->timeout) : 0;
 }
 
 /* The set-up is over: its time is nobody's limit. What the command was given is its alone now. */
@@ -337,7 +337,7 @@ static void check_cpu(struct supervisor *s, int64_t used)
     int64_t limit = s->limits.value[LIMIT_CPU_TIME], live = (used - s->cpu_finished) * 1000;
     struct job *oldest = NULL;
 
-    if (limit < 0 || live < limit * (int64_t)running(s))
+    if (limit < 0 || live / (int64_t)(running(s) ? running(s) : 1) < limit)
         return;
     for (unsigned i = 0; i < s->count; i++)
         if (s->jobs[i]->state == JOB_STARTED && (!oldest || s->jobs[i]->began < oldest->began))
@@ -351,6 +351,10 @@ static void on_usage(struct supervisor *s, const struct message *usage)
     int64_t time = now(), took = s->poll_sent ? time - s->poll_sent : 0, wait = 4 * took;
     int64_t limit = s->limits.value[LIMIT_MEMORY];
 
+    if (usage->e < 0) { /* what can't be measured can't be held */
+        supervisor_close(s);
+        return;
+    }
     for (unsigned i = 0; i < s->count; i++) {
         struct job *job = s->jobs[i];
         if (job->state == JOB_EXITED)

@@ -43,6 +43,18 @@ static int64_t kilobytes(const char *text, const char *name)
     return at ? strtoll(at + strlen(name), NULL, 10) * 1024 : 0;
 }
 
+/* What anybody may know: all that is resident, files included (statm, second column). For programs that
+ * may be executed and not read, which init may look no further into. */
+static int64_t resident(const struct init *init, pid_t pid)
+{
+    char text[128];
+    long long pages;
+
+    if (read_proc(init, pid, "statm", text, sizeof(text)) <= 0 || sscanf(text, "%*d %lld", &pages) != 1)
+        return 0;
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
 /* Anonymous and shared-memory pages, each process's share of them, and what is swapped out: what
  * the sandbox can't be made to give back. Files of the host, read or mapped, are cache. */
 static int64_t process_memory(const struct init *init, pid_t pid)
@@ -50,7 +62,7 @@ static int64_t process_memory(const struct init *init, pid_t pid)
     char text[2048];
 
     if (read_proc(init, pid, "smaps_rollup", text, sizeof(text)) <= 0)
-        return 0;
+        return resident(init, pid);
     return kilobytes(text, "\nPss_Anon:") + kilobytes(text, "\nPss_Shmem:") + kilobytes(text, "\nSwapPss:");
 }
 
@@ -157,8 +169,10 @@ void measure(const struct init *init, int64_t wanted, struct message *answer)
     struct tally tally = {.wanted = wanted, .tick = 1000000 / sysconf(_SC_CLK_TCK)};
     struct rusage reaped;
 
-    if (wanted & (POLL_MEMORY | POLL_CPU | POLL_TASKS))
-        each_process(init, add_process, &tally);
+    if ((wanted & (POLL_MEMORY | POLL_CPU | POLL_TASKS)) && each_process(init, add_process, &tally) < 0)
+        answer->e = -1;
+    if (answer->e < 0)
+        return;
     if ((wanted & POLL_CPU) && getrusage(RUSAGE_CHILDREN, &reaped) == 0)
         tally.cpu += (int64_t)(reaped.ru_utime.tv_sec + reaped.ru_stime.tv_sec) * 1000000 +
                      reaped.ru_utime.tv_usec + reaped.ru_stime.tv_usec;

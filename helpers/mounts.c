@@ -14,6 +14,7 @@
 #include "mounts.h"
 #include "sys.h"
 
+#define MAX_DEPTH 200 /* components of a mount point that has to be made: each takes a page of stack */
 #define BYTES_PER_INODE 4096 /* as the plan gives its own tmpfs */
 #define OVERFLOW_ID 65534 /* /proc/sys/kernel/overflowuid, which nobody changes */
 #define RESOLVE_INSIDE (K_RESOLVE_IN_ROOT | K_RESOLVE_NO_MAGICLINKS)
@@ -43,12 +44,27 @@ static bool made_by_us(const struct root *root, int fd)
     return false;
 }
 
-static void remember_device(struct root *root, int fd)
+static int remember_device(struct root *root, int fd)
 {
     struct stat status;
 
-    if (root->devices < MAX_WRITABLE && fstat(fd, &status) == 0)
-        root->ours[root->devices++] = status.st_dev;
+    if (root->devices == MAX_WRITABLE) {
+        errno = E2BIG;
+        return -1;
+    }
+    if (fstat(fd, &status) < 0)
+        return -1;
+    root->ours[root->devices++] = status.st_dev;
+    return 0;
+}
+
+static unsigned depth(const char *path)
+{
+    unsigned count = 0;
+
+    for (; *path; path++)
+        count += *path == '/';
+    return count;
 }
 
 /* Split dst in its parent ("" for the root) and its last name. -1 when there is no name. */
@@ -57,7 +73,7 @@ static int split(const char *dst, char *parent, const char **name)
     size_t length = strlen(dst);
     const char *slash = strrchr(dst, '/');
 
-    if (length == 0 || length >= PATH_MAX || !slash || !slash[1] || strcmp(slash + 1, ".") == 0 ||
+    if (length == 0 || length >= PATH_MAX || depth(dst) > MAX_DEPTH || !slash || !slash[1] || strcmp(slash + 1, ".") == 0 ||
         strcmp(slash + 1, "..") == 0) {
         errno = EINVAL;
         return -1;
@@ -213,11 +229,18 @@ static int new_tmpfs(int64_t bytes, int64_t inodes, int64_t mode, int64_t flags)
     return sys_fsmount(fs, (unsigned)attributes(flags));
 }
 
-static void remember_writable(struct root *root, int mount)
+/* One that is not counted would be memory that nobody sees. */
+static int remember_writable(struct root *root, int mount)
 {
-    if (root->writables < MAX_WRITABLE)
-        root->writable[root->writables++] = fcntl(mount, F_DUPFD_CLOEXEC, 10);
-    remember_device(root, mount);
+    int copy;
+
+    if (remember_device(root, mount) < 0)
+        return -1;
+    copy = fcntl(mount, F_DUPFD_CLOEXEC, 10);
+    if (copy < 0)
+        return -1;
+    root->writable[root->writables++] = copy;
+    return 0;
 }
 
 /* mkdir ignores nothing but the umask, which init has cleared; the owner is whoever init is. */
@@ -241,7 +264,8 @@ static int make_pool(struct root *root, const struct plan *plan, struct failure 
         return fail(failure, errno, record, "cannot mount a tmpfs: %s", strerror(errno));
     root->pool = mount;
     mount = -1;
-    remember_writable(root, root->pool);
+    if (remember_writable(root, root->pool) < 0)
+        return fail(failure, errno, record, "cannot prepare the tmpfs: %s", strerror(errno));
     int file cleanup_fd = openat(root->pool, "file", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0);
     if (mkdirat(root->pool, "root", 0755) < 0 || mkdirat(root->pool, "directory", 0) < 0 || file < 0)
         return fail(failure, errno, record, "cannot prepare the tmpfs: %s", strerror(errno));
@@ -258,9 +282,8 @@ static int do_tmpfs(struct root *root, const struct record *record, struct failu
 
     if (bytes) {
         mount = new_tmpfs(bytes, record_int(record, 4), mode, 0);
-        if (mount < 0 || own(root, mount, "", flags) < 0)
+        if (mount < 0 || own(root, mount, "", flags) < 0 || remember_writable(root, mount) < 0)
             return fail_step(failure, errno, record);
-        remember_writable(root, mount);
     } else {
         snprintf(name, sizeof(name), "t%u", root->names++);
         if (mkdirat(root->pool, name, (mode_t)mode) < 0 || fchmodat(root->pool, name, (mode_t)mode, 0) < 0 ||
@@ -390,9 +413,8 @@ static int open_uppers(struct root *root, const struct record *record, int lower
     int place cleanup_fd = openat(root->pool, own_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
     int64_t inodes = bytes / BYTES_PER_INODE > 1024 ? bytes / BYTES_PER_INODE : 1024;
     int mount cleanup_fd = new_tmpfs(bytes, inodes, 0755, M_NOSUID | M_NODEV);
-    if (place < 0 || mount < 0 || sys_move_mount(mount, place) < 0)
+    if (place < 0 || mount < 0 || sys_move_mount(mount, place) < 0 || remember_writable(root, mount) < 0)
         return -1;
-    remember_writable(root, mount);
     return make_upper(mount, "o", lower, upper);
 }
 
@@ -423,8 +445,7 @@ static int do_overlay(struct root *root, const struct record *record, int *sourc
     if (mount < 0)
         return explain_overlay(error, record, failure);
     int attached cleanup_fd = mount;
-    remember_device(root, attached);
-    if (set_attributes(attached, flags) < 0)
+    if (remember_device(root, attached) < 0 || set_attributes(attached, flags) < 0)
         return fail_step(failure, errno, record);
     return attach(root, record, attached, true, failure);
 }

@@ -4,8 +4,8 @@
 
 #include "helper.h"
 
-/* File systems that this sandbox made and the payload can fill (at most; more are not counted). */
-#define MAX_WRITABLE 64
+/* File systems that this sandbox made and the payload can fill (at most; one more is refused). */
+#define MAX_WRITABLE 256
 
 struct root {
     int fd;         /* the new root, O_PATH; -1 until the first operation */

@@ -10,6 +10,12 @@
 #define MAX_JOBS 256
 #define SECOND ((int64_t)1000000000)
 
+/* A time so much later, or never: centuries are as good. */
+static inline int64_t later(int64_t time, int64_t ns)
+{
+    return ns > INT64_MAX / 2 - time ? INT64_MAX / 2 : time + ns;
+}
+
 enum job_state { JOB_WAITING, JOB_STARTED, JOB_EXITED };
 
 /* One command, from the request to its result. */

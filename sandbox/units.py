@@ -12,8 +12,9 @@ __all__ = ["MAX_DURATION", "MAX_SIZE", "format_duration", "format_size", "parse_
 
 #: Largest size, bytes: what the kernel's signed 64-bit fields hold.
 MAX_SIZE = 2**63 - 1
-#: Longest duration, seconds: 292 years, what fits in 64 bits of nanoseconds.
-MAX_DURATION = MAX_SIZE // 10**9
+#: Longest duration, seconds: 146 years. Nanoseconds stay below 2**62, so that the helper can add one to
+#: the time of a clock in signed 64 bits.
+MAX_DURATION = 2**62 // 10**9
 
 _LETTERS = "KMGTPE"
 _SIZE = re.compile(
@@ -78,7 +79,7 @@ def parse_duration(text: str | int | float) -> float:
     if seconds <= 0:
         raise ValueError(f"a duration must be more than 0, and {text} is not")
     if seconds > MAX_DURATION:
-        raise ValueError(f"{text} is more than the longest duration, 292 years")
+        raise ValueError(f"{text} is more than the longest duration, 146 years")
     return float(seconds)
 
 

@@ -9,6 +9,7 @@ eventfd each to look into theirs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -37,6 +38,11 @@ _REQUEST_MAX = 128 * 1024  # bytes of a datagram, as the helper has it; larger o
 _PATIENCE = 30.0
 #: between two looks of a waiter that nobody can wake, seconds
 _GLANCE = 0.02
+#: what sending says once nobody is at the other end
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+#: and when the supervisor has yet to read what was sent before: too many bytes, or (without
+#: CAP_SYS_RESOURCE) more descriptors on their way than this user may have open
+_LATER = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 
 
 class _ClosedError(SetupError):
@@ -94,11 +100,18 @@ class Channel:
             self._boxes[box.number] = box
         return box
 
-    def request(self, kind: Kind, fields: Iterable[str | bytes | int], fds: Iterable[int] = ()) -> None:
-        """Send one request, with descriptors.
+    def request(
+        self,
+        kind: Kind,
+        fields: Iterable[str | bytes | int],
+        fds: Iterable[int] = (),
+        timeout: float | None = None,
+    ) -> None:
+        """Send one request, with descriptors. While the supervisor has too many unread, events are
+        taken in, for it may be waiting for that.
 
         Raises:
-            SetupError: the sandbox has ended.
+            SetupError: the sandbox has ended, the request can't be sent, or not in *timeout* seconds.
         """
         fds = list(fds)
         message = encode([Record(kind, "", "", tuple(fields))])
@@ -108,13 +121,44 @@ class Channel:
                 memory = _in_memory(message)
                 message, fds = b"\0", [memory, *fds]
             with self._visit():
-                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
-                self._socket.sendmsg([message], ancillary, socket.MSG_NOSIGNAL)
+                self._send(message, fds, timeout)
         except OSError as error:
-            raise SetupError("the sandbox has ended", errno=error.errno or 0) from error
+            gone = error.errno in _GONE
+            said = "the sandbox has ended" if gone else f"cannot send to the sandbox: {error.strerror}"
+            raise SetupError(said, errno=error.errno or 0) from error
         finally:
             if memory >= 0:
                 os.close(memory)
+
+    def _send(self, message: bytes, fds: list[int], timeout: float | None) -> None:
+        reason = self._try_send(message, fds)
+        if reason is None:
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._waker() as waker:
+            while reason is not None:
+                self._receive(waker)
+                if self.ended:
+                    raise SetupError("the sandbox has ended")
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise reason
+                if reason.errno == errno.EAGAIN:
+                    self._poll(waker, left, None, select.POLLIN | select.POLLOUT)
+                else:  # there is room in the socket, so that POLLOUT would not wait
+                    self._poll(waker, _GLANCE if left is None else min(left, _GLANCE), None)
+                reason = self._try_send(message, fds)
+
+    def _try_send(self, message: bytes, fds: list[int]) -> OSError | None:
+        """Send, or say why that has to be done again later."""
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+        try:
+            self._socket.sendmsg([message], ancillary, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno not in _LATER:
+                raise
+            return error
+        return None
 
     def wait(self, done: Callable[[], bool], timeout: float | None = None, pump: Pump | None = None) -> bool:
         """Take in events, and serve *pump*, until *done()* or the end; False when *timeout* seconds
@@ -141,7 +185,7 @@ class Channel:
         anybody, any number of times."""
         if self._owner == os.getpid():  # in a fork of our caller: the sandbox is not its to end
             with contextlib.suppress(SetupError):
-                self.request(Kind.CLOSE, ())
+                self.request(Kind.CLOSE, (), timeout=_PATIENCE)
                 self.wait(lambda: False, _PATIENCE)
         with self._lock:
             self._closed = self.ended = True
@@ -184,9 +228,11 @@ class Channel:
                 self._wakers.discard(fd)
             os.close(fd)
 
-    def _poll(self, waker: int, left: float | None, pump: Pump | None) -> None:
+    def _poll(
+        self, waker: int, left: float | None, pump: Pump | None, wanted: int = select.POLLIN
+    ) -> None:
         poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
+        poller.register(self._socket, wanted)
         if waker >= 0:
             poller.register(waker, select.POLLIN)
         else:

@@ -41,7 +41,7 @@ def compile(profile: Profile, host: Host, invocation: Invocation) -> Plan:
     account = process.account_of(invocation, who)
     invocation = skeleton.with_home(profile, invocation, account)
     trees = [path for path, entry in invocation.entries.items() if entry.kind == "dir"]
-    found = limits.limits(profile, mounts.host_writable(invocation))
+    found = limits.limits(profile, mounts.host_writable(invocation), invocation.hard_limits)
     environment = process.environment(profile, invocation.environ, account.home, account.user)
     around = mounts.covering(invocation.places, account.home)
     fallback = "/" if around and around.mount.mode == "hide" else account.home

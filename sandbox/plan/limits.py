@@ -48,6 +48,7 @@ _LEAST_INODES = 1024
 #: RLIMIT_DATA counts what one process reserves, touched or not, and a refusal of it is told to nobody. So it
 #: lies above the limit: it bounds a burst between two polls, which are what ends the sandbox and says so.
 _DATA_SLACK = 256 << 20
+_MOST = (1 << 63) - 1
 
 _KERNEL_MECHANISM = {
     "memory": "a memory cgroup",
@@ -69,9 +70,11 @@ def pool(profile: Profile) -> int:
     return profile.limits.disk or profile.limits.memory or 0
 
 
-def limits(profile: Profile, host_writable: tuple[str, ...]) -> tuple[Limit, ...]:
+def limits(
+    profile: Profile, host_writable: tuple[str, ...], hard_limits: Mapping[int, int]
+) -> tuple[Limit, ...]:
     """The limits of *profile* with their mechanisms; *host_writable* are the destinations of writable
-    mounts of the host's.
+    mounts of the host's, *hard_limits* the caller's own.
 
     Raises:
         NotAvailableError: a limit that needs cgroups.
@@ -88,7 +91,7 @@ def limits(profile: Profile, host_writable: tuple[str, ...]) -> tuple[Limit, ...
         ("files", asked.files, "rlimit"),
         ("file_size", asked.file_size, "rlimit"),
         ("output", asked.output, "pipe"),
-        ("core", asked.core, _core(profile)),
+        ("core", asked.core, _core(profile, hard_limits.get(RLIMITS["core"]))),
     ]
     result = tuple(
         Limit(name, value, mechanism, str(origin_of(profile, f"limits.{name}")))
@@ -125,7 +128,9 @@ def _disk(profile: Profile, host_writable: tuple[str, ...]) -> str:
     return f"tmpfs (not {', '.join(host_writable)}, which {verb} the host's)"
 
 
-def _core(profile: Profile) -> str:
+def _core(profile: Profile, hard: int | None) -> str:
+    if profile.limits.core == 0 and hard == 0:
+        return BEST_EFFORT + "the caller's own hard limit is 0, with which a piped core handler still runs"
     if profile.limits.core == 0 and profile.process.seccomp == "off":
         return BEST_EFFORT + "seccomp is off: a process can set it to 0, and then a piped core handler runs"
     return "rlimit"
@@ -192,7 +197,7 @@ def rlimits(profile: Profile, invocation: Invocation) -> list[Record]:
         # refuses, and seccomp keeps it there (fs/coredump.c, since 2.6.32).
         wanted["core"] = (max(asked.core, 1), max(asked.core, 1), "core")
     for name, key, value in (
-        ("data", "memory", None if asked.memory is None else asked.memory + _DATA_SLACK),
+        ("data", "memory", None if asked.memory is None else min(asked.memory + _DATA_SLACK, _MOST)),
         ("fsize", "file_size", asked.file_size),
         ("nofile", "files", asked.files),
     ):

@@ -290,7 +290,34 @@ _SOCKET = _socket((_NETLINK_ROUTE,), "ROUTE")
 _NESTED_SOCKET = _socket((_NETLINK_ROUTE, _NETLINK_NETFILTER), "ROUTE, NETFILTER")
 
 #: Rules by call, in both modes. They replace "allowed" and nothing else.
+#: init is of the payload's own user, so that the kernel would let it change init's limits and scheduling
+#: (no file descriptors: no measuring; idle priority: no answers). Its number is 1 in every sandbox.
+_IS_INIT = Clause((Compare(0, (1,)),), EPERM)
+_INIT_BY_WHO = (  # which: 0 a process, 1 a group, 2 a user, who is init too
+    Clause((Compare(0, (0, 1)), Compare(1, (1,))), EPERM),
+    Clause((Compare(0, (2,)),), EPERM),
+)
+_INIT_BY_WHO_IOPRIO = (  # the same, counted from 1
+    Clause((Compare(0, (1, 2)), Compare(1, (1,))), EPERM),
+    Clause((Compare(0, (3,)),), EPERM),
+)
+_NOT_INIT = {
+    **{
+        name: Rule((_IS_INIT,), ALLOW, f"{name}: not of init")
+        for name in (
+            "prlimit64",
+            "sched_setaffinity",
+            "sched_setattr",
+            "sched_setparam",
+            "sched_setscheduler",
+        )
+    },
+    "setpriority": Rule(_INIT_BY_WHO, ALLOW, "setpriority: not of init, nor of a user"),
+    "ioprio_set": Rule(_INIT_BY_WHO_IOPRIO, ALLOW, "ioprio_set: not of init, nor of a user"),
+}
+
 RULES = {
+    **_NOT_INIT,
     "socket": _SOCKET,
     "socketpair": _SOCKET,
     "ioctl": _IOCTL,
@@ -299,6 +326,7 @@ RULES = {
     "unshare": _no_namespaces("unshare", _CLONE_NEW | _CLONE_NEWTIME),
 }
 _NESTED_RULES = {
+    **_NOT_INIT,
     "socket": _NESTED_SOCKET,
     "socketpair": _NESTED_SOCKET,
     "ioctl": _IOCTL,
@@ -338,6 +366,7 @@ def core_rules() -> dict[str, Rule]:
         "setrlimit": Rule((Clause((Compare(0, (_RLIMIT_CORE,)),), PRETEND),), ALLOW, change),
         "prlimit64": Rule(
             (
+                _IS_INIT,
                 Clause((Compare(1, (_RLIMIT_CORE,), negate=True),), ALLOW),
                 Clause(null_new, ALLOW),
                 Clause(null_old, PRETEND),

@@ -71,6 +71,18 @@ def test_a_limit_is_lowered_to_the_callers_own() -> None:
     assert rlimits(plan) == {"nofile": [256, 256]}
 
 
+def test_the_largest_memory_limit_is_a_limit() -> None:
+    assert rlimits(plan_of(Profile(limits=Limits(memory=(1 << 63) - 1))))["data"] == [(1 << 63) - 1] * 2
+
+
+def test_a_hard_core_limit_of_zero_is_no_limit() -> None:
+    """With 0, a piped core handler still runs on the host (core(5))."""
+    (held,) = limits.limits(Profile(limits=Limits(core=0)), (), {4: 0})
+    assert held.mechanism.startswith("best-effort: ")
+    (held,) = limits.limits(Profile(limits=Limits(core=0)), (), {4: 1})
+    assert held.mechanism == "rlimit"
+
+
 def test_named_resource_limits() -> None:
     profile = Profile(process=Process(rlimits={"stack": (M, -1), "nofile": (7, 9)}), limits=Limits(files=99))
     assert rlimits(plan_of(profile)) == {"stack": [M, -1], "nofile": [7, 9]}

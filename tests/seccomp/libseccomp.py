@@ -97,6 +97,12 @@ def denied(calls: Mapping[str, int], strict: bool, nested: bool) -> Rules:
     changes = (low(1, 4), Comparison(2, NE, 0, 0))
     yield calls["prlimit64"], pretend, (*changes, Comparison(3, EQ, 0, 0))
     yield calls["prlimit64"], eperm, (*changes, Comparison(3, NE, 0, 0))
+    for name in ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"):
+        yield calls[name], eperm, (low(0, 1),)
+    for name, process in (("setpriority", 0), ("ioprio_set", 1)):
+        yield calls[name], eperm, (low(0, process), low(1, 1))
+        yield calls[name], eperm, (low(0, process + 1), low(1, 1))
+        yield calls[name], eperm, (low(0, process + 2),)
 
 
 def allowed(calls: Mapping[str, int], nested: bool) -> Rules:

@@ -281,4 +281,20 @@ MUTANTS = [
         HERE + "test_files.py",
         "not_given_away",
     ),
+    one(
+        "init is not the payload's to limit",
+        "sandbox/seccomp/policy.py",
+        "_IS_INIT = Clause((Compare(0, (1,)),), EPERM)",
+        "_IS_INIT = Clause((Compare(0, (0xFFFF,)),), EPERM)",
+        HERE + "test_rights.py",
+        "payloads_to_limit",
+    ),
+    one(
+        "what can't be measured ends",
+        HELPER + "measure.c",
+        "        answer->e = -1;\n",
+        "        answer->e = 0;\n",
+        HERE + "test_rights.py",
+        "not_be_measured",
+    ),
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
-from tests.security.inside import PYTHON, errno_of, output
+from tests.security.inside import PYTHON, errno_of, output, python
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 
@@ -74,6 +74,28 @@ def test_root_inside_can_undo_nothing() -> None:
     lines = output(code, profile="base", overrides=all_rights).splitlines()
     assert {line.split()[1] for line in lines} <= {"EPERM", "EINVAL", "EACCES"}, lines
     assert len(lines) == 6
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "resource.prlimit(1, resource.RLIMIT_NOFILE, (3, 3))",
+        "resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))",
+        "os.setpriority(os.PRIO_PROCESS, 1, 19)",
+        "os.setpriority(os.PRIO_USER, os.getuid(), 19)",
+        "os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))",
+        "os.sched_setaffinity(1, {0})",
+    ],
+)
+def test_init_is_not_the_payloads_to_limit(attempt: str) -> None:
+    """It is of the same user; without descriptors it could measure nothing, and find nobody to kill."""
+    assert errno_of(attempt, imports="os, resource") == "EPERM"
+
+
+def test_a_sandbox_that_can_not_be_measured_ends() -> None:
+    code = "import resource, time; resource.prlimit(1, resource.RLIMIT_NOFILE, (3, 3)); time.sleep(30)"
+    result = python(code, profile="base", overrides={"process.seccomp": "off", "limits.memory": "64M"})
+    assert result.verdict == "killed"
 
 
 def test_groups_can_not_be_changed() -> None:

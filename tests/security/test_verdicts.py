@@ -225,6 +225,27 @@ def test_memory_is_taken_in_no_way_unseen() -> None:
         assert result.enforced["memory"].startswith("best-effort")
 
 
+def test_a_program_that_can_not_be_read_is_measured_and_ended(tmp_path: Path) -> None:
+    """init is not told whose namespace it is in, nor what it maps, when the file's owner is nobody inside
+    (would_dump, fs/exec.c): called by root, as here the owner is root then."""
+    source = tmp_path / "hog.c"
+    program = tmp_path / "hog"
+    source.write_text(
+        "#include <stdlib.h>\n#include <string.h>\n#include <unistd.h>\n"
+        "int main(int c, char **v) { if (c > 1) { setsid(); if (fork() == 0) pause(); return 0; }"
+        " memset(malloc(200 << 20), 1, 200 << 20); pause(); return 0; }\n"
+    )
+    subprocess.run(["gcc", "-o", program, source], check=True)
+    program.chmod(0o111)
+    bind = [f"{program}:/mnt/hog:ro"]
+    limits = {"limits.memory": "64M", "limits.timeout": "20s"}
+    assert sandbox.run(["/mnt/hog"], profile="untrusted", binds=bind, overrides=limits).verdict == "memory"
+    with sandbox.Sandbox("untrusted", binds=bind) as box:
+        assert box.run(["/mnt/hog", "child"]).verdict == "ok"
+        left = box.run(["sh", "-c", "cat /proc/[0-9]*/comm"], text=True).stdout.split()
+        assert "hog" not in left
+
+
 def test_memfds_are_closed_where_memory_is_only_polled() -> None:
     result = python("import os; os.memfd_create('x')", overrides={"limits.memory": "128M"})
     assert result.returncode == 1

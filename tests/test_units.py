@@ -169,6 +169,12 @@ def test_what_is_no_duration(text: object) -> None:
         parse_duration(text)  # type: ignore[arg-type]
 
 
+def test_the_longest_duration_fits_twice_into_64_bits_of_nanoseconds() -> None:
+    assert parse_duration(MAX_DURATION) * 1e9 < 2**62
+    with pytest.raises(ValueError, match="more than the longest duration, 146 years"):
+        parse_duration("73000d")
+
+
 @given(st.integers(1, 10**9))
 def test_shown_whole_seconds_can_be_read_again(seconds: int) -> None:
     assert parse_duration(format_duration(seconds)) == seconds

@@ -364,7 +364,9 @@ def _assignments(env: Mapping[str, str]) -> list[str]:
     for name, value in env.items():
         for what, each in (("name", name), ("value", value)):
             if not isinstance(each, str):
-                raise TypeError(f"the {what} of environment variable {name!r} must be str, not {type(each).__name__}")
+                raise TypeError(
+                    f"the {what} of environment variable {name!r} must be str, not {type(each).__name__}"
+                )
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise ValueError(f"illegal environment variable {name!r}")
     return [f"{name}={value}" for name, value in env.items()]

@@ -228,9 +228,7 @@ class Channel:
                 self._wakers.discard(fd)
             os.close(fd)
 
-    def _poll(
-        self, waker: int, left: float | None, pump: Pump | None, wanted: int = select.POLLIN
-    ) -> None:
+    def _poll(self, waker: int, left: float | None, pump: Pump | None, wanted: int = select.POLLIN) -> None:
         poller = select.poll()
         poller.register(self._socket, wanted)
         if waker >= 0:

@@ -135,6 +135,8 @@ def test_binds_and_tmpfs(tmp_path: Path) -> None:
         ({"overrides": {"limits.foo": 1}}, sandbox.ProfileError, 'unknown key "foo"'),
         ({"timeout": 0}, sandbox.ProfileError, "more than 0"),
         ({"cwd": "/nonexistent"}, sandbox.SetupError, "working directory"),
+        ({"env": {"A": 1}}, TypeError, "value of environment variable 'A' must be str, not int"),
+        ({"env": {1: "A"}}, TypeError, "name of environment variable 1 must be str, not int"),
     ],
 )
 def test_wrong_arguments_say_what_is_wrong(wrong: Any, kind: type[Exception], message: str) -> None:

@@ -117,6 +117,9 @@ static bool in_namespace(struct init *init, pid_t pid, uint64_t userns)
     snprintf(path, sizeof(path), "%d/ns/user", pid);
     int fd cleanup_fd = openat(init->root.proc, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 && (errno == EACCES || errno == EPERM)) {
+        for (unsigned i = 0; i < MAX_OPENERS; i++)
+            if (init->openers[i].pid == pid)
+                return false; /* a child of ours, undumpable too */
         const struct command *command = family_of(init, pid);
         return !command || command->userns == userns;
     }

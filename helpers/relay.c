@@ -108,7 +108,7 @@ static enum step look_beyond(struct relay *relay)
 
     if (n < 0 && would_wait(errno))
         return relay->draining ? STEP_END : STEP_WAIT;
-    relay->budget->exceeded = n > 0;
+    relay->budget->exceeded |= n > 0; /* the other stream may have found more already */
     return STEP_END;
 }
 

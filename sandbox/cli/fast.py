@@ -319,16 +319,24 @@ def make_scratch(parent: str) -> str:
     """
     with open("/proc/self/stat", "rb", 0) as file:
         started = file.read(4096).rpartition(b")")[2].split()[19].decode()
-    path = f"{parent}/{os.getpid()}-{started}-{os.urandom(4).hex()}"
+    path = f"{parent}/{_pid_namespace()}-{os.getpid()}-{started}-{os.urandom(4).hex()}"
     os.mkdir(path, 0o700)
     return path
 
 
 def _has_leftovers(scratch: str) -> bool:
-    """Whether *scratch* has a directory of a process that is gone: the slow path removes those."""
-    if not scratch:
+    """Whether *scratch* has a directory of a process that is gone: the slow path removes those. Those
+    of other pid namespaces are not ours to judge (see `sandbox.launch.scratch`)."""
+    names = os.listdir(scratch) if scratch else []
+    if not names:
         return False
-    return any(not os.path.exists("/proc/" + name.partition("-")[0]) for name in os.listdir(scratch))
+    ours = f"{_pid_namespace()}-"
+    owners = [name[len(ours) :].partition("-")[0] for name in names if name.startswith(ours)]
+    return any(not os.path.exists("/proc/" + pid) for pid in owners)
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def memory_file(data: bytes) -> int:

@@ -1,8 +1,10 @@
 """Directories on disk for the overlays of one run, and what launches that were killed left of them.
 
 The supervisor removes its own at the end. After a SIGKILL of it nobody does, so whoever makes one
-first removes those of processes that are gone. The names say whose they are: process id and
-start time (proc(5), field 22) of the launcher, with which the supervisor dies.
+first removes those of processes that are gone. The names say whose they are: pid namespace (its
+inode), process id and start time (proc(5), field 22) of the launcher, with which the supervisor
+dies. Containers may share a home: what another pid namespace made is left to that one, for who is
+gone can't be seen from here.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def make() -> str:
     """
     above = parent()
     sweep(above)
-    path = os.path.join(above, f"{os.getpid()}-{_started(os.getpid())}-{os.urandom(4).hex()}")
+    path = os.path.join(
+        above, f"{_pid_namespace()}-{os.getpid()}-{_started(os.getpid())}-{os.urandom(4).hex()}"
+    )
     try:
         os.mkdir(path, 0o700)
     except OSError as error:
@@ -47,11 +51,18 @@ def make() -> str:
 
 
 def sweep(above: str) -> None:
-    """Remove the directories of launchers that are gone, as far as they can be removed: what belongs
-    to ids of a range, or was made unreadable by overlayfs, stays for the one who may."""
+    """Remove the directories of launchers of this pid namespace that are gone, as far as they can be
+    removed: what belongs to ids of a range, or was made unreadable by overlayfs, stays for the one
+    who may."""
+    ours = str(_pid_namespace())
     for name in os.listdir(above):
-        pid, _, rest = name.partition("-")
-        if pid.isdigit() and rest.partition("-")[0] != _started(int(pid)):
+        parts = name.split("-")  # namespace, process, start, random
+        if (
+            len(parts) == 4
+            and parts[0] == ours
+            and parts[1].isdigit()
+            and parts[2] != _started(int(parts[1]))
+        ):
             path = os.path.join(above, name)
             for directory, inner, _ in os.walk(path):
                 for each in inner:  # overlayfs makes work/work with mode 000
@@ -70,6 +81,10 @@ def _open_up(path: str) -> None:
         pass
     finally:
         os.close(fd)
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def _started(pid: int) -> str:

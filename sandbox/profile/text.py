@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sandbox import paths
 from sandbox.errors import SandboxError
 from sandbox.profile import loader
-from sandbox.profile.build import value_of
+from sandbox.profile.build import DEFAULT, value_of
 from sandbox.profile.document import printable
 from sandbox.profile.kinds import Map
 from sandbox.profile.model import Mount, Origin, Profile
@@ -93,13 +93,14 @@ def to_dict(profile: Profile) -> dict[str, Any]:
     return data
 
 
-def _dumped(profile: Profile, setting: Setting) -> Any:
+def _dumped(profile: Profile, setting: Setting, *, default: bool = False) -> Any:
+    """The value as in a file, or None for none, and for a default one unless with *default*."""
     value = value_of(profile, setting)
     if setting.key == "schema":
         return value
     if setting.key == "mounts":
         return {_absolute(mount.destination, mount.base): _mount(mount) for mount in value} or None
-    if value == setting.default or value is None:
+    if value is None or (value == setting.default and not default):
         return None
     if setting.key == "root.from" and value.startswith("dir:"):
         return "dir:" + _absolute(value[4:], profile.root.base)
@@ -131,7 +132,8 @@ def _absolute(path: str, base: str | None) -> str:
 
 
 def show(profile: Profile, *, origins: bool = True) -> str:
-    """*profile* as TOML; with *origins* a comment on each line says where the value came from."""
+    """*profile* as TOML, with all that a file or an option set, be it the default; with *origins* a comment
+    on each line says where the value came from."""
     tables: dict[str, list[str]] = {}
     for setting in SETTINGS:
         for line, keys in _lines(profile, setting):
@@ -149,7 +151,7 @@ _COMMENT_COLUMN = 44
 
 def _lines(profile: Profile, setting: Setting) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The lines of one setting, each with the keys under which its origin may be."""
-    value = _dumped(profile, setting)
+    value = _dumped(profile, setting, default=profile.origins.get(setting.key, DEFAULT) != DEFAULT)
     if value is None:
         return
     if setting.key == "mounts":

@@ -279,9 +279,13 @@ def test_scratch_directories_say_whose_they_are(tmp_path: Path, tmp_home: Path) 
     name = os.path.basename(fast.make_scratch(str(parent)))
     assert name.rpartition("-")[0] == os.path.basename(scratch.make()).rpartition("-")[0]
     assert not fast._has_leftovers(str(parent))
-    (parent / "999999999-1-x" / "work" / "work").mkdir(parents=True)
-    (parent / "999999999-1-x" / "work" / "work").chmod(0)
-    (parent / f"{os.getpid()}-1-x").mkdir()  # the number was used again
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    foreign = f"{namespace + 1}-999999999-1-x"  # whether that one lives can't be seen from here
+    (parent / foreign).mkdir()
+    assert not fast._has_leftovers(str(parent))
+    (parent / f"{namespace}-999999999-1-x" / "work" / "work").mkdir(parents=True)
+    (parent / f"{namespace}-999999999-1-x" / "work" / "work").chmod(0)
+    (parent / f"{namespace}-{os.getpid()}-1-x").mkdir()  # the number was used again
     assert fast._has_leftovers(str(parent))
     scratch.sweep(str(parent))
-    assert os.listdir(parent) == [name]
+    assert sorted(os.listdir(parent)) == sorted([name, foreign])

@@ -214,6 +214,18 @@ def test_new_by_path(tmp_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (tmp_home / ".config/sandbox/profiles/other.toml").exists()
 
 
+def test_what_is_set_to_its_default_is_shown_too(own_profile: Write) -> None:
+    path = own_profile("x", 'extends = "base"\n[process]\ninit = true\n[net]\ndns = []\n')
+    lines = show(load("x", {"user.map": "keep"})).splitlines()
+    found = {line.split(" #")[0].strip(): line.split("# ")[1] for line in lines if " # " in line}
+    assert found["init = true"] == f"{path}:3"
+    assert found["dns = []"] == f"{path}:5"
+    assert found['map = "keep"'] == "argument user"
+    for each in ('from = "host"', 'writable = "no"', 'mode = "none"'):
+        assert found[each].startswith("base.toml:")
+    assert not any(line.startswith(("seccomp", "umask", "backend")) for line in lines)  # nobody set these
+
+
 def test_origins_of_a_projects_mounts_are_shown(project: Write) -> None:
     directory = project('mounts.sub = "ro"')
     assert f'"{directory}/sub" = "ro"' in show(load(None))

@@ -179,6 +179,8 @@ def key_of(options: list[str]) -> tuple[object, ...]:
     here = os.stat(cwd)
     with open("/proc/sys/kernel/random/boot_id", "rb", 0) as file:
         boot = file.read(36)
+    with open("/proc/self/limits", "rb", 0) as file:  # a plan's own are no higher than the caller's
+        limits = file.read(4096)
     return (
         VERSION,
         sys.hexversion,
@@ -186,6 +188,7 @@ def key_of(options: list[str]) -> tuple[object, ...]:
         os.getresuid(),
         os.getresgid(),
         boot,
+        limits,
         os.stat("/proc/self/ns/user").st_ino,
         os.stat("/proc/self/ns/mnt").st_ino,
         cwd,
@@ -297,6 +300,13 @@ def diagnose(call: Call) -> tuple[str, ...]:
     return sys.executable, "-I", "-S", "-c", code, "doctor", "--explain" if call.verbosity else "--tell"
 
 
+def report_flags(report: str) -> int:
+    """How a report's file is opened. A link may be what an earlier payload left, and is not followed; those
+    of the kernel lead to what the caller has open. A FIFO that nobody reads is an error (ENXIO), no wait."""
+    follow = 0 if report.startswith(("/dev/", "/proc/")) else os.O_NOFOLLOW
+    return os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | follow
+
+
 def open_report(report: str) -> int:
     """The descriptor that `--report` names: a new or emptied file, or fd:N.
 
@@ -307,7 +317,8 @@ def open_report(report: str) -> int:
         fd = int(report[3:])
         os.set_inheritable(fd, True)
         return fd
-    fd = _above_stdio(os.open(report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666))
+    fd = _above_stdio(os.open(report, report_flags(report) | os.O_TRUNC, 0o666))
+    os.set_blocking(fd, True)
     os.set_inheritable(fd, True)
     return fd
 

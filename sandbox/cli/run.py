@@ -141,7 +141,7 @@ def _touch_report(report: str) -> None:
         if report.startswith("fd:"):
             os.fstat(int(report[3:]))
         else:
-            os.close(os.open(report, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            os.close(os.open(report, fast.report_flags(report), 0o666))
     except OSError as error:
         raise SetupError(
             f"cannot write the report {report}: {error.strerror}", errno=error.errno or 0

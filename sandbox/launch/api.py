@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import threading
 from collections import OrderedDict
@@ -320,7 +321,8 @@ def _prepare(
         raise SetupError(message, "cd to a directory that exists") from error
     environ = dict(os.environ)
     asked = profile if profile is None or isinstance(profile, str) else id(profile)
-    key = (asked, repr(sorted(overrides.items())), where, frozenset(environ.items()), os.geteuid())
+    hard = tuple(resource.getrlimit(number) for number in range(16))  # a plan's own are no higher
+    key = (asked, repr(sorted(overrides.items())), where, frozenset(environ.items()), os.geteuid(), hard)
     with _plans_lock:
         found = _plans.get(key)
         if found is not None:

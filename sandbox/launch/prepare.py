@@ -163,7 +163,7 @@ def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:
 def _without_environment(plan: bytes) -> bytes:
     """The encoded *plan* without its ENVIRONMENT record."""
     return wire.encode(
-        wire.Record(kind, fields[0].decode(), fields[1].decode(), fields[2:])
+        wire.Record(kind, os.fsdecode(fields[0]), os.fsdecode(fields[1]), fields[2:])
         for kind, fields in wire.decode(plan)
         if kind != wire.Kind.ENVIRONMENT
     )

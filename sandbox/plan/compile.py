@@ -13,10 +13,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sandbox import ids, net
-from sandbox.errors import HostError, NotAvailableError
+from sandbox.errors import HostError, NotAvailableError, ProfileError
 from sandbox.plan import limits, mounts, process, skeleton
 from sandbox.plan.plan import CLONE, Plan
-from sandbox.plan.resolve import Invocation, at, origin_of
+from sandbox.plan.resolve import Invocation, at, is_below, origin_of, real_source
 from sandbox.profile.model import Profile
 from sandbox.wire import Kind, Record
 
@@ -40,6 +40,7 @@ def compile(profile: Profile, host: Host, invocation: Invocation) -> Plan:
     who = ids.plan_ids(profile.user, host)
     account = process.account_of(invocation, who)
     invocation = skeleton.with_home(profile, invocation, account)
+    _refuse_loose_pins(profile, invocation, process.capabilities(profile, who))
     trees = [path for path, entry in invocation.entries.items() if entry.kind == "dir"]
     found = limits.limits(profile, mounts.host_writable(invocation), invocation.hard_limits)
     environment = process.environment(profile, invocation.environ, account.home, account.user)
@@ -89,6 +90,25 @@ def _refuse_unavailable(profile: Profile) -> None:
             "PID 1 inside is always sandbox's own",
             "remove process.init",
         )
+
+
+def _refuse_loose_pins(profile: Profile, invocation: Invocation, mask: int) -> None:
+    """Refuse to protect what can't be: a mount point can be renamed by whoever is in a mount namespace in
+    which it is none (rename(2): EBUSY is about the caller's own), and a nested payload makes itself one.
+    So does one that may raise the count of them again, which takes two capabilities and no filter."""
+    able = all(mask & 1 << process.CAPABILITIES.index(name) for name in ("SYS_ADMIN", "SYS_RESOURCE"))
+    if not profile.process.nested and not (able and profile.process.seccomp == "off"):
+        return
+    for place in invocation.places:
+        source = real_source(place)
+        for guard in (*invocation.guards, *invocation.hidden):
+            if place.mount.mode == "rw" and guard.path != source and is_below(guard.path, source):
+                raise ProfileError(
+                    f"{at(place.origin)}{source} can't be writable for a payload with mount namespaces: "
+                    f"{guard.path} below it ({guard.what}) could be replaced",
+                    "mount a directory that does not hold it, read-only or as an overlay, "
+                    "or process.nested = false",
+                )
 
 
 def _refuse_lacking(profile: Profile, host: Host) -> None:

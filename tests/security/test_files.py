@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,3 +240,37 @@ def test_the_working_directory_is_not_given_away_when_it_is_home(tmp_home: Path,
     where = directory.replace("~", str(tmp_home))
     with pytest.raises(sandbox.ProfileError, match=r"(?s)HOME|home|/"):
         sandbox.run(["true"], profile="default", cwd=where)
+
+
+@pytest.mark.parametrize("mode", ["nested", "capabilities"])
+def test_a_payload_with_mount_namespaces_gets_no_directory_that_holds_ours(tmp_home: Path, mode: str) -> None:
+    """EBUSY protects a mount point in its own mount namespace only: in another it can be renamed."""
+    work = open_home(tmp_home)
+    values: dict[str, object] = {"mounts": {str(tmp_home): {"source": str(tmp_home), "mode": "rw"}}}
+    if mode == "nested":
+        values["process.nested"] = True
+    else:
+        values["process.seccomp"] = "off"
+        values["process.capabilities"] = ["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"]
+    with pytest.raises(sandbox.ProfileError, match="could be replaced"):
+        sandbox.run(["true"], profile="base", overrides=values, cwd=work)
+
+
+def test_a_payload_makes_no_mount_namespace() -> None:
+    values = {"process.seccomp": "off", "process.capabilities": ["CAP_SYS_ADMIN"]}
+    code = "import ctypes; print(ctypes.CDLL(None).unshare(0x20000))"
+    result = sandbox.run([PYTHON, "-c", code], profile="base", overrides=values, text=True)
+    assert result.stdout == "-1\n"
+
+
+def test_a_report_does_not_follow_a_planted_link(tmp_path: Path, sandbox_cmd: Callable[..., Any]) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    work = tmp_path / "work"
+    work.mkdir(mode=0o755)
+    (work / "v.json").symlink_to(precious)
+    done = sandbox_cmd("run", "-p", "untrusted", "--report", "v.json", "--", "true", cwd=work)
+    assert done.returncode == 125
+    assert precious.read_text() == "mine"
+    os.mkfifo(work / "fifo")
+    assert sandbox_cmd("run", "-p", "untrusted", "--report", "fifo", "--", "true", cwd=work).returncode == 125

@@ -20,11 +20,14 @@ VERSION = 1
 #: larger entries are neither written nor read, bytes
 MAX_ENTRY = 16 << 20
 
-#: variables that decide where files are looked for, so that a plan depends on their values
+#: variables that a plan depends on: by which files are looked for, hidden or named in it
 INFLUENCES = (
     "HOME",
+    "KUBERNETES_SERVICE_HOST",
     "LOGNAME",
     "PATH",
+    "SHELL",
+    "SSH_AUTH_SOCK",
     "TMPDIR",
     "USER",
     "XDG_CACHE_HOME",
@@ -32,6 +35,7 @@ INFLUENCES = (
     "XDG_DATA_HOME",
     "XDG_RUNTIME_DIR",
     "XDG_STATE_HOME",
+    "container",
 )
 
 #: options that take no value, and options that do; the slow path's parser has the same (a test)
@@ -160,8 +164,12 @@ def call_of(options: list[str]) -> Call | None:
             call.verbosity = 2
         elif word == "--report" and at + 1 < len(options):
             call.report = options[at + 1]
+            if not call.report:
+                return None
         elif word[:9] == "--report=":
             call.report = word[9:]
+            if not call.report:
+                return None
         elif word.partition("=")[0] in _SLOW:
             return None
         at += 2 if word in VALUED else 1
@@ -194,6 +202,7 @@ def key_of(options: list[str]) -> tuple[object, ...]:
         cwd,
         here.st_dev,
         here.st_ino,
+        (sys.executable, sys.prefix, sys.argv[:1]),  # protected, as what the next call executes
         tuple([os.environ.get(name) for name in INFLUENCES]),
         tuple(options),
     )
@@ -303,7 +312,8 @@ def diagnose(call: Call) -> tuple[str, ...]:
 def report_flags(report: str) -> int:
     """How a report's file is opened. A link may be what an earlier payload left, and is not followed; those
     of the kernel lead to what the caller has open. A FIFO that nobody reads is an error (ENXIO), no wait."""
-    follow = 0 if report.startswith(("/dev/", "/proc/")) else os.O_NOFOLLOW
+    ours = report in ("/dev/stdout", "/dev/stderr") or report.startswith(("/dev/fd/", "/proc/self/fd/"))
+    follow = 0 if ours else os.O_NOFOLLOW
     return os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | follow
 
 

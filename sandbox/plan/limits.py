@@ -111,7 +111,7 @@ def _cpu_time() -> str:
 
 
 def _memory(profile: Profile) -> str:
-    gap = "polled; a peak between two looks is missed"
+    gap = "polled; a peak between two looks is missed, and what is in the buffers of sockets and pipes"
     if profile.process.seccomp == "off":
         gap += "; seccomp is off, so memfd_create(2) is open, which RLIMIT_DATA does not count"
     return BEST_EFFORT + gap

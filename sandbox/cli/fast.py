@@ -162,8 +162,12 @@ def call_of(options: list[str]) -> Call | None:
             call.verbosity = 0
         elif word == "--verbose":
             call.verbosity = 2
-        elif word[:9] == "--report=" or (word == "--report" and at + 1 < len(options)):
-            call.report = word[9:] if word[8:] else options[at + 1]
+        elif word == "--report" and at + 1 < len(options):
+            call.report = options[at + 1]
+            if not call.report:
+                return None
+        elif word[:9] == "--report=":
+            call.report = word[9:]
             if not call.report:
                 return None
         elif word.partition("=")[0] in _SLOW:

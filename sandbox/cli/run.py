@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from errno import ELOOP, ENXIO, errorcode
+from errno import errorcode
 
 from sandbox.cli import fast
-from sandbox.cli.common import Parser, UsageError, call_options, profile_option, say
+from sandbox.cli.common import Parser, UsageError, call_options, profile_option
 from sandbox.errors import NotAvailableError, SandboxError, SetupError
 from sandbox.launch.prepare import Prepared, prepare
-from sandbox.plan.resolve import is_below
 
 __all__ = ["build_parser", "execute", "launch", "main", "prepared_for"]
 
@@ -71,11 +71,10 @@ def execute(
     for name, option in _LATER.items():
         if getattr(options, name):
             raise NotAvailableError(f"{option}: named sandboxes are not available yet", f"leave out {option}")
-    if options.report == "":
-        raise UsageError("--report takes a file or fd:N, not ''", "run")
     call = fast.Call(0 if options.quiet else 2 if options.verbose else 1, options.report or "")
-    held = _touch_report(call.report) if call.report and not options.dry_run else -1
     try:
+        if call.report and not options.dry_run:
+            _touch_report(call.report)
         prepared = prepared_for(options.profile, overrides, call)
         argv = list(command) or list(prepared.profile.command)
         if options.dry_run:
@@ -88,12 +87,9 @@ def execute(
             )
         launch(prepared, argv, call, words)
     except SandboxError as error:
-        if held >= 0:
+        if call.report and not options.dry_run:
             _report(call.report, error)
         raise
-    finally:
-        if held >= 0:
-            os.close(held)
     return 0
 
 
@@ -134,45 +130,24 @@ def launch(prepared: Prepared, argv: Sequence[str], call: fast.Call, words: Sequ
         raise SetupError(f"{what}: {error.strerror}", mend, errno=error.errno or 0) from error
 
 
-def _touch_report(report: str) -> int:
+def _touch_report(report: str) -> None:
     """Make the report's file, or see that its descriptor is open: before anything else, and because
-    what the command must not replace has to exist. Nothing in it is lost by this.
-
-    Returns a descriptor of it that is to stay open: the reader of a FIFO would take closing it for the end.
+    what the command must not replace has to exist.
 
     Raises:
-        SetupError: it can't be written, or a link leads to it that an earlier command may have left.
-        UsageError: no such descriptor can be.
+        SetupError: it can't be written.
     """
     try:
         if report.startswith("fd:"):
-            return os.dup(int(report[3:]))
-        link = _linked_report(report)
-        if not link:
-            return os.open(report, fast.report_flags(report), 0o666)
+            os.fstat(int(report[3:]))
+        else:
+            os.close(os.open(report, fast.report_flags(report), 0o666))
     except OSError as error:
-        why, mend = error.strerror, None
-        if error.errno == ENXIO:
-            why, mend = "nobody reads from it", "start its reader first"
-        elif error.errno == ELOOP:
-            link, why = report, ""
-        if why:
-            raise SetupError(f"cannot write the report {report}: {why}", mend, errno=error.errno or 0) from error
-    except (ValueError, OverflowError):
+        raise SetupError(
+            f"cannot write the report {report}: {error.strerror}", errno=error.errno or 0
+        ) from error
+    except ValueError:
         raise UsageError(f"--report takes a file or fd:N, not {report!r}", "run") from None
-    raise SetupError(
-        f"cannot write the report {report}: {link} is a symbolic link, which an earlier command may have left",
-        "name its real path",
-        errno=ELOOP,
-    )
-
-
-def _linked_report(report: str) -> str:
-    """The directory on the way from the working directory to the report that is, or is behind, a link."""
-    here = os.getcwd()
-    written = os.path.dirname(os.path.join(here, report))
-    plain = os.path.normpath(written)
-    return written if is_below(plain, here) and os.path.realpath(written) != plain else ""
 
 
 def _report(report: str, error: SandboxError) -> None:
@@ -189,8 +164,5 @@ def _report(report: str, error: SandboxError) -> None:
         "message": error.message,
         "mend": error.mend or "",
     }
-    try:
-        with os.fdopen(fast.open_report(report), "w", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-    except OSError as failure:
-        say(f"cannot write the report {report}: {failure.strerror}")
+    with contextlib.suppress(OSError), os.fdopen(fast.open_report(report), "w", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")

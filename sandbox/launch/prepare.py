@@ -8,7 +8,7 @@ again as long as it is `current()`: the API keeps a few in memory, the command l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,7 +98,7 @@ def prepare(
         plan=plan,
         static=_without_environment(plan.encode()),
         environment=_by_reference(plan, invocation, loaded),
-        stamps=(*plan.files, *map(FileStamp.take, (*loaded.looked, *_directories_of(guarded, cwd)))),
+        stamps=(*plan.files, *map(FileStamp.take, loaded.looked)),
     )
 
 
@@ -150,7 +150,7 @@ def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:
     guards = []
     for path in paths_:
         absolute = os.path.normpath(os.path.join(invocation.cwd, path))
-        real = os.path.realpath(os.path.join(invocation.cwd, path))  # as it will be opened: x/.. may lead away
+        real = os.path.realpath(absolute)
         if real != absolute and any(is_below(absolute, each) for each in writable):
             raise ProfileError(
                 f"{path} is reached through a symbolic link, which the command could replace",
@@ -158,15 +158,6 @@ def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:
             )
         guards.append(Guard(real, "the report"))
     return replace(invocation, guards=(*invocation.guards, *guards))
-
-
-def _directories_of(files: Sequence[str], cwd: str) -> Iterator[str]:
-    """All directories on the way to *files*: a payload that replaces one by a link makes a plan stale."""
-    for file in files:
-        path = os.path.dirname(os.path.join(cwd, file))
-        while path != "/":
-            yield path
-            path = os.path.dirname(path)
 
 
 def _without_environment(plan: bytes) -> bytes:

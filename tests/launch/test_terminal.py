@@ -94,7 +94,7 @@ def test_a_sandbox_that_stays_gives_none(terminal: Terminal) -> None:
 
 
 def test_ctrl_c_is_the_commands(terminal: Terminal) -> None:
-    terminal.start("run", 'trap "echo caught; exit 4" INT; echo set; sleep 1000')
+    terminal.start("run", 'trap "echo caught; exit 4" INT; echo set; while :; do sleep 0.1; done')
     terminal.expect("begun\r\n")
     terminal.expect("set\r\n")
     terminal.type("\x03")

@@ -178,11 +178,6 @@ static void kill_tree(struct init *init, uint64_t userns)
 
 /* --- the end of a command ------------------------------------------------------------------- */
 
-static int64_t microseconds(struct timeval time)
-{
-    return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
-}
-
 static void add_usage(struct command *command, const struct rusage *usage)
 {
     int64_t rss = (int64_t)usage->ru_maxrss * 1024;

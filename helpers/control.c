@@ -14,6 +14,9 @@
 
 #include "supervisor.h"
 
+#define TEXT(x) #x
+#define TEXT_OF(x) TEXT(x)
+
 struct request {
     char *data;
     size_t size;
@@ -126,6 +129,26 @@ static int forward(struct supervisor *s, struct request *request, enum message_t
     return message_send(s->init.socket, &message, request->data, all, count);
 }
 
+/* Why a request could not be handed on. */
+static const char *explain_forward(int error)
+{
+    static char text[200];
+
+    switch (error) {
+    case EPIPE:
+    case ECONNRESET:
+        return "cannot start the command: the sandbox has ended";
+    case ETOOMANYREFS:
+        return "cannot start the command: too many descriptors are on their way into sandboxes; start fewer at "
+               "once, or raise the limit on open files (ulimit -Hn)";
+    case EAGAIN:
+        return "cannot start the command: the sandbox is busy with those before it; start fewer at once";
+    default:
+        snprintf(text, sizeof(text), "cannot start the command: %s", strerror(error));
+        return text;
+    }
+}
+
 static const char *start(struct supervisor *s, struct request *request, struct job *job)
 {
     static struct failure failure;
@@ -137,7 +160,7 @@ static const char *start(struct supervisor *s, struct request *request, struct j
     if (streams_prepare(&job->streams, given, 0, s->limits.value[LIMIT_OUTPUT], child, &failure) < 0)
         return failure.text;
     if (forward(s, request, MSG_SPAWN, job->id, child) < 0)
-        why = "cannot start the command: the sandbox has ended";
+        why = explain_forward(errno);
     for (int i = 0; i < 3; i++)
         close_fd(&child[i]);
     return why;
@@ -155,7 +178,8 @@ static void spawn(struct supervisor *s, struct request *request, const struct re
     }
     struct job *job = job_new(s, id);
     if (!job) {
-        job_refuse(s, id, "cannot start the command: too many run in this sandbox at once");
+        job_refuse(s, id, "cannot start the command: " TEXT_OF(MAX_JOBS) " run in this sandbox already; wait for one to "
+                          "end, or use another sandbox");
         return;
     }
     if (record_int(record, 3 + skipped) > 0)
@@ -199,17 +223,6 @@ static void handle(struct supervisor *s, struct request *request, const struct r
     }
 }
 
-/* More than MESSAGE_FDS can't come: there is no room. */
-static void take_descriptors(struct msghdr *header, int *fds)
-{
-    for (struct cmsghdr *item = CMSG_FIRSTHDR(header); item; item = CMSG_NXTHDR(header, item)) {
-        if (item->cmsg_level != SOL_SOCKET || item->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t count = (item->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(fds, CMSG_DATA(item), (count > MESSAGE_FDS ? MESSAGE_FDS : count) * sizeof(int));
-    }
-}
-
 static ssize_t receive(int socket, struct request *request)
 {
     static char buffer[MESSAGE_MAX - sizeof(struct message)];
@@ -231,7 +244,7 @@ static ssize_t receive(int socket, struct request *request)
     while (n < 0 && errno == EINTR);
     if (n <= 0)
         return n;
-    take_descriptors(&header, request->fds);
+    message_descriptors(&header, request->fds);
     request->data = buffer;
     request->size = (size_t)n;
     if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
@@ -271,12 +284,11 @@ static bool init_has_room(const struct supervisor *s)
 
 short control_wanted(struct supervisor *s)
 {
-    s->init_full = false;
     if (s->events)
         return POLLOUT;
     if (s->closing)
         return 0;
-    s->init_full = !init_has_room(s);
+    s->init_full |= !init_has_room(s);
     return s->init_full ? 0 : POLLIN;
 }
 

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <termios.h>
 
@@ -32,6 +33,12 @@ struct failure {
 int fail(struct failure *failure, int error, const struct record *record, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* write(2) all of it. 0, or -1 with errno. */
+int write_all(int fd, const void *data, size_t size);
+
+/* Microseconds of a time that getrusage(2) gave. */
+int64_t microseconds(struct timeval time);
+
 /* The name of an error number, "ENOENT", or "" when unknown. */
 const char *error_name(int error);
 
@@ -49,8 +56,7 @@ enum message_type {
     MSG_TTY,          /* id: one fd, the master of the pty */
     MSG_FILE,         /* id: a errno, text on failure; else one fd */
     MSG_USAGE,        /* answer to MSG_POLL: a memory bytes, b cpu us (live and reaped), c tasks,
-                         d disk bytes used in writable tmpfs of ours, e 1 when one of them is full,
-                         -1 when something could not be measured */
+                         d disk bytes used in writable tmpfs of ours, e USAGE_* bits */
     /* supervisor to init */
     MSG_MAPPED = 32,  /* the id maps are written: begin */
     MSG_SPAWN,        /* id: data is an encoded plan with one SPAWN record (or one fd more, a memfd with
@@ -62,6 +68,9 @@ enum message_type {
     MSG_OPEN,         /* id: data is an encoded plan with one OPEN record */
     MSG_CLOSE,        /* kill everything and exit */
 };
+
+/* Of MSG_USAGE: a tmpfs is full; something that was asked for could not be measured, a to c mean nothing. */
+enum usage_bits { USAGE_FULL = 1, USAGE_UNKNOWN = 2 };
 
 enum poll_bits { POLL_MEMORY = 1, POLL_CPU = 2, POLL_TASKS = 4, POLL_DISK = 8 };
 
@@ -78,6 +87,12 @@ struct message {
 
 /* Send one message with `nfds` descriptors. 0, or -1 with errno. Never raises SIGPIPE. */
 int message_send(int socket, const struct message *message, const void *data, const int *fds, int nfds);
+
+struct msghdr;
+
+/* Take the descriptors out of what recvmsg(2) gave into fds[MESSAGE_FDS], which are -1 before. More than that
+ * can't come where there was no room for more. */
+void message_descriptors(struct msghdr *header, int *fds);
 
 /* Receive one message into buffer (MESSAGE_MAX bytes; the struct is at its start, data behind it).
  * fds[MESSAGE_FDS] gets what came (CLOEXEC), -1 elsewhere. Returns 1, 0 at end of file, -1 with errno

@@ -13,10 +13,6 @@
 #include "report.h"
 #include "supervisor.h"
 
-#define MILLISECOND ((int64_t)1000000)
-#define POLL_FIRST (5 * MILLISECOND)
-#define POLL_LAST (50 * MILLISECOND)
-#define POLL_SLOWEST (100 * MILLISECOND) /* when looking itself takes long */
 /* How long init gets to kill a command before it is killed itself, with everything. */
 #define PATIENCE_ALONE SECOND
 #define PATIENCE_SHARED (10 * SECOND)
@@ -44,8 +40,7 @@ struct job *job_new(struct supervisor *s, int32_t id)
     outcome_clear(&job->outcome);
     job->outcome.disk_was_full = s->disk_full;
     s->jobs[s->count++] = job;
-    s->poll_every = POLL_FIRST;
-    s->poll_next = 0;
+    polling_start(s, 0);
     return job;
 }
 
@@ -114,7 +109,26 @@ int init_send(struct supervisor *s, enum message_type type, int32_t id, int64_t 
 {
     struct message message = {.type = type, .id = id, .a = value};
 
-    return s->init_dead ? -1 : message_send(s->init.socket, &message, NULL, NULL, 0);
+    if (s->init_dead) {
+        errno = EPIPE;
+        return -1;
+    }
+    if (message_send(s->init.socket, &message, NULL, NULL, 0) == 0)
+        return 0;
+    s->init_full |= errno == EAGAIN;
+    return -1;
+}
+
+static void send_kill(struct supervisor *s, struct job *job)
+{
+    job->unsent_kill = init_send(s, MSG_KILL, s->one_shot ? -1 : job->id, 0) < 0 && errno == EAGAIN;
+}
+
+/* A signal for which there is no room now waits with those that came too early. */
+static void send_signal(struct supervisor *s, struct job *job, int number)
+{
+    if (init_send(s, MSG_SIGNAL, job->id, number) < 0 && errno == EAGAIN)
+        job->early |= (uint64_t)1 << number;
 }
 
 /* Init kills, so that it can still tell what was used: whoever dies with init is not accounted for. */
@@ -122,7 +136,7 @@ static void kill_job(struct supervisor *s, struct job *job)
 {
     if (job->state == JOB_EXITED || job->kill_by)
         return;
-    init_send(s, MSG_KILL, s->one_shot ? -1 : job->id, 0);
+    send_kill(s, job);
     job->kill_by = now() + (s->one_shot ? PATIENCE_ALONE : PATIENCE_SHARED);
 }
 
@@ -141,7 +155,7 @@ void supervisor_close(struct supervisor *s)
         kill_init(s);
 }
 
-static void fire(struct supervisor *s, struct job *job, enum limit_kind kind)
+void job_fire(struct supervisor *s, struct job *job, enum limit_kind kind)
 {
     if (job->outcome.fired < 0)
         job->outcome.fired = (int)kind;
@@ -161,16 +175,27 @@ void job_signal(struct supervisor *s, struct job *job, int number)
     } else if (job->state == JOB_WAITING) {
         job->early |= (uint64_t)1 << number;
     } else {
-        init_send(s, MSG_SIGNAL, job->id, number);
+        send_signal(s, job, number);
     }
 }
 
 static void deliver_early(struct supervisor *s, struct job *job)
 {
-    for (int number = 1; number < 64; number++)
-        if (job->early >> number & 1)
-            init_send(s, MSG_SIGNAL, job->id, number);
+    uint64_t early = job->early;
+
     job->early = 0;
+    for (int number = 1; number < 64; number++)
+        if (early >> number & 1)
+            send_signal(s, job, number);
+}
+
+/* What init had no room for. */
+static void send_again(struct supervisor *s, struct job *job)
+{
+    if (job->unsent_kill)
+        send_kill(s, job);
+    if (job->state == JOB_STARTED && job->early)
+        deliver_early(s, job);
 }
 
 /* --- what init says ------------------------------------------------------------------------- */
@@ -207,11 +232,10 @@ static void on_started(struct supervisor *s, struct job *job)
     else
         begin(job);
     job->state = JOB_STARTED;
-    s->poll_every = POLL_FIRST;
-    s->poll_next = now() + s->poll_every;
+    polling_start(s, now());
     deliver_early(s, job);
     if (job->kill_by) /* before its exec it may not be seen by who looks for what to kill */
-        init_send(s, MSG_KILL, s->one_shot ? -1 : job->id, 0);
+        send_kill(s, job);
     tell(s, "started", "id", job->id);
 }
 
@@ -287,102 +311,6 @@ static void on_failed(struct supervisor *s, const struct message *message, const
     s->failed = true;
 }
 
-/* --- polling -------------------------------------------------------------------------------- */
-
-static int64_t poll_bits(const struct supervisor *s)
-{
-    int64_t bits = 0;
-
-    if (s->limits.value[LIMIT_MEMORY] >= 0)
-        bits |= POLL_MEMORY;
-    if (s->limits.value[LIMIT_CPU_TIME] >= 0)
-        bits |= POLL_CPU;
-    if (s->limits.value[LIMIT_DISK] >= 0)
-        bits |= POLL_DISK;
-    if (plan_find(s->plan, KIND_PIDS_PEAK))
-        bits |= POLL_TASKS;
-    return bits;
-}
-
-static unsigned running(const struct supervisor *s)
-{
-    unsigned count = 0;
-
-    for (unsigned i = 0; i < s->count; i++)
-        count += s->jobs[i]->state == JOB_STARTED;
-    return count;
-}
-
-static void raise_to(int64_t *peak, int64_t value)
-{
-    *peak = value > *peak ? value : *peak;
-}
-
-static void note_usage(struct supervisor *s, struct outcome *outcome, const struct message *usage)
-{
-    int64_t bits = poll_bits(s);
-
-    if (bits & POLL_MEMORY)
-        raise_to(&outcome->memory, usage->a);
-    if (bits & POLL_TASKS)
-        raise_to(&outcome->tasks, usage->c);
-    raise_to(&outcome->disk, usage->d);
-    outcome->disk_full |= usage->e && !outcome->disk_was_full;
-}
-
-/* What is measured is the sandbox as a whole. With several commands in it, at least one has used up its
- * time when their mean has; the one that began first is taken for it. */
-static void check_cpu(struct supervisor *s, int64_t used)
-{
-    int64_t limit = s->limits.value[LIMIT_CPU_TIME], live = (used - s->cpu_finished) * 1000;
-    struct job *oldest = NULL;
-
-    if (limit < 0 || live / (int64_t)(running(s) ? running(s) : 1) < limit)
-        return;
-    for (unsigned i = 0; i < s->count; i++)
-        if (s->jobs[i]->state == JOB_STARTED && (!oldest || s->jobs[i]->began < oldest->began))
-            oldest = s->jobs[i];
-    if (oldest)
-        fire(s, oldest, LIMIT_CPU_TIME);
-}
-
-static void on_usage(struct supervisor *s, const struct message *usage)
-{
-    int64_t time = now(), took = s->poll_sent ? time - s->poll_sent : 0, wait = 4 * took;
-    int64_t limit = s->limits.value[LIMIT_MEMORY];
-
-    if (usage->e < 0) { /* what can't be measured can't be held */
-        supervisor_close(s);
-        return;
-    }
-    for (unsigned i = 0; i < s->count; i++) {
-        struct job *job = s->jobs[i];
-        if (job->state == JOB_EXITED)
-            continue;
-        note_usage(s, &job->outcome, usage);
-        if (limit >= 0 && usage->a > limit)
-            fire(s, job, LIMIT_MEMORY);
-    }
-    check_cpu(s, usage->b);
-    if (poll_bits(s) & (POLL_DISK | POLL_MEMORY))
-        s->disk_full = usage->e != 0;
-    wait = wait > POLL_SLOWEST ? POLL_SLOWEST : wait;
-    s->poll_next = time + (s->poll_every > wait ? s->poll_every : wait);
-    s->poll_every = s->poll_every * 5 / 4 > POLL_LAST ? POLL_LAST : s->poll_every * 5 / 4;
-    s->poll_sent = 0;
-}
-
-static bool polls(const struct supervisor *s)
-{
-    return !s->poll_sent && !s->init_dead && poll_bits(s) && running(s) > 0;
-}
-
-static void poll_usage(struct supervisor *s, int64_t time)
-{
-    if (polls(s) && time >= s->poll_next && init_send(s, MSG_POLL, -1, poll_bits(s)) == 0)
-        s->poll_sent = time;
-}
-
 /* --- messages ------------------------------------------------------------------------------- */
 
 static void dispatch_job(struct supervisor *s, const struct message *message, const char *text, int *fds)
@@ -422,7 +350,7 @@ static void dispatch(struct supervisor *s, const struct message *message, const 
         on_failed(s, message, text);
         break;
     case MSG_USAGE:
-        on_usage(s, message);
+        polling_usage(s, message);
         break;
     case MSG_FILE:
         on_file(s, message, text, &fds[0]);
@@ -456,12 +384,12 @@ static void check_limits(struct supervisor *s, struct job *job, int64_t time)
 {
     if (job->streams.budget.exceeded) {
         job->streams.budget.exceeded = false;
-        fire(s, job, LIMIT_OUTPUT);
+        job_fire(s, job, LIMIT_OUTPUT);
     }
     if (job->state == JOB_EXITED)
         return;
     if (job->deadline && time >= job->deadline && job->outcome.fired < 0 && !job->outcome.killed)
-        fire(s, job, LIMIT_TIMEOUT);
+        job_fire(s, job, LIMIT_TIMEOUT);
     if (job->kill_by && time >= job->kill_by && !s->init_dead)
         kill_init(s);
 }
@@ -501,16 +429,18 @@ void jobs_check(struct supervisor *s, int64_t time)
     check_pty(s);
     for (unsigned i = s->count; i-- > 0;) {
         struct job *job = s->jobs[i];
+        if (!s->init_full)
+            send_again(s, job);
         check_limits(s, job, time);
         if (is_over(s, job, time))
             deliver(s, job); /* what takes its place in the table was looked at already */
     }
-    poll_usage(s, time);
+    polling_check(s, time);
 }
 
 int64_t jobs_next(const struct supervisor *s)
 {
-    int64_t next = polls(s) ? s->poll_next : INT64_MAX;
+    int64_t next = polling_next(s);
 
     for (unsigned i = 0; i < s->count; i++) {
         const struct job *job = s->jobs[i];

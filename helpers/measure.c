@@ -150,7 +150,7 @@ static int64_t unattached_segments(const struct init *init)
     return sum;
 }
 
-/* Bytes used in the tmpfs of ours, and whether one of them is full, of bytes or of inodes. */
+/* Bytes used in the tmpfs of ours, and USAGE_FULL when one of them is, of bytes or of inodes. */
 static void measure_disk(const struct init *init, int64_t *used, int64_t *full)
 {
     struct statvfs status;
@@ -160,7 +160,7 @@ static void measure_disk(const struct init *init, int64_t *used, int64_t *full)
             continue;
         *used += (int64_t)(status.f_blocks - status.f_bfree) * (int64_t)status.f_frsize;
         if ((status.f_blocks && !status.f_bfree) || (status.f_files && !status.f_ffree))
-            *full = 1;
+            *full |= USAGE_FULL;
     }
 }
 
@@ -170,12 +170,11 @@ void measure(const struct init *init, int64_t wanted, struct message *answer)
     struct rusage reaped;
 
     if ((wanted & (POLL_MEMORY | POLL_CPU | POLL_TASKS)) && each_process(init, add_process, &tally) < 0)
-        answer->e = -1;
-    if (answer->e < 0)
+        answer->e = USAGE_UNKNOWN;
+    if (answer->e)
         return;
     if ((wanted & POLL_CPU) && getrusage(RUSAGE_CHILDREN, &reaped) == 0)
-        tally.cpu += (int64_t)(reaped.ru_utime.tv_sec + reaped.ru_stime.tv_sec) * 1000000 +
-                     reaped.ru_utime.tv_usec + reaped.ru_stime.tv_usec;
+        tally.cpu += microseconds(reaped.ru_utime) + microseconds(reaped.ru_stime);
     if (wanted & (POLL_DISK | POLL_MEMORY))
         measure_disk(init, &answer->d, &answer->e);
     if (wanted & POLL_MEMORY)

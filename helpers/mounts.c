@@ -499,20 +499,6 @@ static int do_mqueue(struct root *root, const struct record *record, struct fail
     return attach(root, record, mount, true, failure);
 }
 
-static int write_all(int fd, const char *data, size_t size)
-{
-    while (size > 0) {
-        ssize_t n = write(fd, data, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        data += n;
-        size -= (size_t)n;
-    }
-    return 0;
-}
-
 /* Open the parent of a name to be made, and remove what a root may have there already. */
 static int prepare_name(const struct root *root, const struct record *record, const char **name)
 {

@@ -243,8 +243,8 @@ static int try_exec(const char *path, const struct payload *payload, struct fail
 
     execve(path, payload->argv, payload->envp);
     error = errno;
-    /* A file that is there, but can't be run for want of something else, ends the search. */
-    if (lstat(path, &status) < 0)
+    /* The first file that is there, and can't be run for want of something else, is the reason that is told. */
+    if (failure->error || lstat(path, &status) < 0)
         return error;
     failure->error = error;
     explain_exec(path, error, failure->text, sizeof(failure->text));
@@ -259,7 +259,7 @@ static const char *find_path(char *const *envp)
     return "/usr/local/bin:/usr/bin:/bin";
 }
 
-/* Like execvp(3), but with the command's own PATH, without its shell, and remembering the best reason. */
+/* Like execvp(3), but with the command's own PATH, without its shell, and remembering a reason. */
 static void search_and_exec(const struct payload *payload, struct failure *failure)
 {
     const char *name = payload->argv[0], *from = find_path(payload->envp);

@@ -394,18 +394,24 @@ static const char *mend_for(const struct failure *failure)
     static const struct {
         enum kind kind;
         int error;
+        bool written; /* helps only where somebody wrote what failed: what is ours can't be changed */
         const char *mend;
     } known[] = {
-        {KIND_BIND, ENOENT, "create it, or write optional = true for this mount"},
-        {KIND_WORKDIR, ENOENT, "mount it, or choose another directory with --workdir"},
-        {KIND_WORKDIR, EACCES, "choose another directory with --workdir"},
-        {KIND_RLIMIT, EPERM, "lower the limit, or raise the caller's hard one (ulimit -H)"},
-        {KIND_NPROC, EPERM, "lower the limit, or raise the caller's hard one (ulimit -H)"},
+        {KIND_BIND, ENOENT, true, "create it, or write optional = true for this mount"},
+        {KIND_BIND, EACCES, true, "make it readable for yourself, or mount something else"},
+        {KIND_BIND, ELOOP, true, "name its real path: `realpath PATH` prints it"},
+        {KIND_WORKDIR, ENOENT, false, "mount it, or choose another directory with --workdir"},
+        {KIND_WORKDIR, ENOTDIR, false, "choose a directory with --workdir"},
+        {KIND_WORKDIR, EACCES, false, "choose another directory with --workdir"},
+        {KIND_WORKDIR, ELOOP, false, "choose another directory with --workdir"},
+        {KIND_RLIMIT, EPERM, true, "lower the limit, or raise the caller's hard one (ulimit -H)"},
+        {KIND_NPROC, EPERM, true, "lower the limit, or raise the caller's hard one (ulimit -H)"},
     };
-    bool ours = !failure->record || !*record_origin(failure->record); /* nobody wrote it */
+    const struct record *record = failure->record;
 
-    for (unsigned i = 0; !ours && i < sizeof(known) / sizeof(known[0]); i++)
-        if (known[i].kind == failure->record->kind && known[i].error == failure->error)
+    for (unsigned i = 0; record && i < sizeof(known) / sizeof(known[0]); i++)
+        if (known[i].kind == record->kind && known[i].error == failure->error &&
+            (*record_origin(record) || !known[i].written))
             return known[i].mend;
     return "";
 }
@@ -424,20 +430,6 @@ void report_error(struct text *text, const struct failure *failure)
     text_add(text, ",\"mend\":");
     text_add_string(text, mend_for(failure));
     text_add(text, "}");
-}
-
-static int write_all(int fd, const char *data, size_t size)
-{
-    while (size > 0) {
-        ssize_t n = write(fd, data, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        data += n;
-        size -= (size_t)n;
-    }
-    return 0;
 }
 
 int report_write(int fd, struct text *text)

@@ -143,8 +143,11 @@ static int run_tools(const struct plan *plan, const struct record *record, pid_t
     struct tool groups = {.pid = -1, .errors = -1, .path = record_text(record, 1)};
     int result = 0;
 
-    if (start_tool(plan, pid, 0, &users) < 0 || start_tool(plan, pid, 1, &groups) < 0)
-        result = fail(failure, errno, record, "cannot start %s: %s", users.path, strerror(errno));
+    for (int which = 0; result == 0 && which < 2; which++) {
+        struct tool *tool = which ? &groups : &users;
+        if (start_tool(plan, pid, which, tool) < 0)
+            result = fail(failure, errno, record, "cannot start %s: %s", tool->path, strerror(errno));
+    }
     if (users.pid > 0 && finish_tool(&users, failure, record) < 0)
         result = -1;
     if (groups.pid > 0 && finish_tool(&groups, failure, record) < 0)

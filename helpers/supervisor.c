@@ -343,11 +343,6 @@ static void step(struct supervisor *s, struct relay *relay, short revents)
         relay_step(relay, revents);
 }
 
-static int64_t microseconds(struct timeval time)
-{
-    return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
-}
-
 static void on_end(struct supervisor *s)
 {
     struct rusage usage = {0};
@@ -376,6 +371,8 @@ static void serve(struct supervisor *s, const struct polled *polled)
     /* Relays first: what follows may free them. */
     for (unsigned i = POLL_FIXED; i < polled->count; i++)
         step(s, polled->relays[i], fds[i].revents);
+    if (fds[POLL_INIT].revents & POLLOUT)
+        s->init_full = false;
     if (fds[POLL_INIT].revents & (POLLIN | POLLHUP | POLLERR))
         read_init(s);
     if (fds[POLL_LIFELINE].revents)

@@ -23,7 +23,8 @@ struct job {
     int32_t id;
     enum job_state state;
     bool stopped;
-    uint64_t early; /* signals that came before it was executed: bit n for signal n */
+    uint64_t early; /* signals that init has not been sent yet: bit n for signal n */
+    bool unsent_kill;
     int64_t timeout; /* ns, or -1 */
     int64_t began, deadline;   /* CLOCK_MONOTONIC, ns; 0: none, as all of these */
     int64_t kill_by, drain_by; /* when patience with init, or with who reads the output, ends */
@@ -52,7 +53,7 @@ struct supervisor {
     bool closing;   /* the caller wants no more: everything is killed, nothing waits for a reader */
     bool init_dead;
     bool init_mute; /* no more messages will come */
-    bool init_full; /* a request waits for room in its socket */
+    bool init_full; /* something waits for room in its socket */
 
     struct job *jobs[MAX_JOBS];
     unsigned count;
@@ -76,7 +77,7 @@ struct job *job_find(const struct supervisor *s, int32_t id);
 void job_refuse(struct supervisor *s, int32_t id, const char *why); /* a result for what never began */
 void job_drop(struct supervisor *s, struct job *job); /* forget it without a result */
 
-/* Send to init, never waiting. 0, or -1 with errno. */
+/* Send to init, never waiting. 0, or -1 with errno; EAGAIN sets init_full. */
 int init_send(struct supervisor *s, enum message_type type, int32_t id, int64_t value);
 
 /* Read one message of init's. 1, 0 when there is none now, -1 when there will be no more. */
@@ -95,6 +96,9 @@ void jobs_end(struct supervisor *s, int64_t user, int64_t system);
  * the command's own affair. */
 void job_signal(struct supervisor *s, struct job *job, int number);
 
+/* A limit ends a command. */
+void job_fire(struct supervisor *s, struct job *job, enum limit_kind kind);
+
 void kill_init(struct supervisor *s);
 
 /* Everything is to be killed, without a limit being the reason. */
@@ -106,6 +110,13 @@ void supervisor_resume(struct supervisor *s);
 
 /* Give up the standard descriptors: the command has its own. */
 void supervisor_let_go(const struct supervisor *s);
+
+/* --- polling.c ------------------------------------------------------------------------------ */
+
+void polling_start(struct supervisor *s, int64_t time); /* look often for a while; time 0: and at once */
+void polling_check(struct supervisor *s, int64_t time);
+int64_t polling_next(const struct supervisor *s); /* when polling_check is next wanted */
+void polling_usage(struct supervisor *s, const struct message *usage); /* init's answer */
 
 /* --- control.c ------------------------------------------------------------------------------ */
 

@@ -58,6 +58,27 @@ const char *error_name(int error)
     return "";
 }
 
+int write_all(int fd, const void *data, size_t size)
+{
+    const char *at = data;
+
+    while (size > 0) {
+        ssize_t n = write(fd, at, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return -1;
+        at += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+int64_t microseconds(struct timeval time)
+{
+    return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
+}
+
 int message_send(int socket, const struct message *message, const void *data, const int *fds, int nfds)
 {
     union {
@@ -92,8 +113,7 @@ int message_send(int socket, const struct message *message, const void *data, co
     }
 }
 
-/* Take the descriptors out of what was received; more than MESSAGE_FDS can't come (no room). */
-static void take_descriptors(struct msghdr *header, int *fds)
+void message_descriptors(struct msghdr *header, int *fds)
 {
     for (struct cmsghdr *item = CMSG_FIRSTHDR(header); item; item = CMSG_NXTHDR(header, item)) {
         if (item->cmsg_level != SOL_SOCKET || item->cmsg_type != SCM_RIGHTS)
@@ -130,7 +150,7 @@ int message_receive(int socket, char *buffer, int *fds)
     while (size < 0 && (errno == EINTR || errno == ECONNRESET));
     if (size <= 0)
         return size < 0 ? -1 : 0;
-    take_descriptors(&header, fds);
+    message_descriptors(&header, fds);
     if ((size_t)size < sizeof(*message) || (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
         message->size != (size_t)size - sizeof(*message)) {
         for (int i = 0; i < MESSAGE_FDS; i++)

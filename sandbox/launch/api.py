@@ -101,10 +101,11 @@ class Sandbox:
             r = sb.run(["python3", "sol.py"], text=True, timeout=2)
             sb.read_file("/tmp/out")
 
-    The commands share the root, its writable layers, and the limits that hold for a sandbox as a
-    whole (pids, disk). Each ends with its processes. It may be used from many threads. It is made
-    by the constructor, and ends with `close()`, the `with` statement, or its last reference; nothing
-    outlives it, nor this process.
+    At most 256 run at once. They share the root, its writable layers, and the limits that hold for a
+    sandbox as a whole (memory, pids, disk): when its memory is used up, all that run end with the
+    verdict `memory`, whoever used it. Each ends with its processes. It may be used from many threads.
+    It is made by the constructor, and ends with `close()`, the `with` statement, or its last
+    reference; nothing outlives it, nor this process.
 
     Args:
         profile, overrides, and keywords: as for `run`.

@@ -32,7 +32,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a command used. Seconds and bytes; None where nothing measured it."""
+    """What a command used. Seconds and bytes; None where nothing measured it.
+
+    CPU time is that of the command and of every descendant that somebody waited for, at the latest
+    when the command has ended (getrusage(2)). Measured by polling (see `Result.enforced`), peaks
+    between two looks are missed; `memory_peak`, `pids_peak` and `disk_peak` are the sandbox's as a
+    whole, whichever of its commands used them.
+    """
 
     wall: float = 0.0
     cpu_user: float = 0.0

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -269,6 +270,15 @@ class TestSetUpFailure:
         assert (ended.report["operation"], ended.report["origin"]) == ("bind ~/x on /x", "sandbox.toml:12")
         assert (ended.report["errno"], ended.report["errno_name"]) == (errno.ENOENT, "ENOENT")
 
+    def test_a_working_directory_that_is_not_there(self, helper, monkeypatch):
+        others = [each for each in runs.records() if each.kind != Kind.WORKDIR]
+        monkeypatch.setattr(runs, "records", lambda: others)
+        ended = run(helper, ["true"], slot(Kind.WORKDIR, "/nosuch"))
+        assert ended.status == 125
+        assert "/nosuch" in ended.report["message"]
+        assert "--workdir" in ended.report["mend"]
+        assert b"mend: " in ended.stderr
+
     def test_diagnosis(self, helper):
         script = 'env; printf "<%s>\\n" "$@"; exit 125'
         diagnose = slot(Kind.DIAGNOSE, "/bin/sh", "-c", script, "doctor")
@@ -301,6 +311,33 @@ class TestSignals:
         with self.started(helper, "echo go; exec sleep 100") as process:
             process.send_signal(number)
             assert process.wait(runs.PATIENCE) == 128 + number
+
+    def test_none_is_lost_when_init_is_slow(self, helper):
+        """More signals than fit into the socket to init, which is stopped meanwhile; the last one counts."""
+        script = "trap '' USR1; trap 'echo got; exit 5' USR2; echo ready; while :; do sleep 0.05; done"
+        process = runs.start(helper, ["sh", "-c", script])
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            init = int(children.read_text().split()[0])
+            os.kill(init, signal.SIGSTOP)
+            try:
+                for _ in range(3000):
+                    process.send_signal(signal.SIGUSR1)
+                    time.sleep(0.0002)  # pending once, a signal that comes again is one
+                process.send_signal(signal.SIGUSR2)
+                slices = Path(f"/proc/{process.pid}/schedstat")  # the third: how often it ran (proc(5))
+                before = int(slices.read_text().split()[2])
+                time.sleep(0.3)
+                assert int(slices.read_text().split()[2]) - before < 100, "it is kept busy by waiting"
+            finally:
+                os.kill(init, signal.SIGCONT)
+            try:
+                assert process.wait(runs.PATIENCE) == 5
+            finally:
+                process.kill()
+            assert process.stdout.read() == b"got\n"
 
     def test_a_command_may_handle_them(self, helper):
         script = "trap 'echo got it; exit 5' USR1 TERM; echo go; while :; do sleep 0.05; done"
@@ -431,6 +468,27 @@ class TestCommandsOnRequest:
             assert (len(output), result["verdict"]) == (1000, "output")
             assert box.run(4, ["sh", "-c", "while :; do :; done"])[1]["verdict"] == "cpu_time"
             assert box.run(5, ["true"])[1]["verdict"] == "ok"
+
+    def test_too_many_at_once(self, helper):
+        with runs.box(helper) as box:
+            for number in range(257):
+                box.spawn(number, ["sleep", "100"])
+            result = box.event(event="result")
+            assert (result["id"], result["verdict"]) == (256, "exec_failed")
+            assert "256 run in this sandbox already" in result["message"]
+
+    def test_few_descriptors(self, helper):
+        """What a burst of commands can't have is said to be so; those that run are not the worse for it."""
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with runs.box(helper) as box:
+            box.event(event="ready")
+            resource.prlimit(box.process.pid, resource.RLIMIT_NOFILE, (64, before[1]))
+            for number in range(60):
+                box.spawn(number, ["sleep", "0.2"])
+            results = [box.event(event="result") for _ in range(60)]
+        failed = [each["message"] for each in results if each["verdict"] != "ok"]
+        assert 0 < len(failed) < 60
+        assert [message for message in failed if "open files" not in message] == []
 
     def test_many_at_once_and_a_caller_that_does_not_read(self, helper):
         with runs.box(helper) as box:

@@ -292,7 +292,7 @@ MUTANTS = [
     one(
         "what can't be measured ends",
         HELPER + "measure.c",
-        "        answer->e = -1;\n",
+        "        answer->e = USAGE_UNKNOWN;\n",
         "        answer->e = 0;\n",
         HERE + "test_rights.py",
         "not_be_measured",

@@ -49,9 +49,10 @@ class Tracer:
             self._stamps[path] = FileStamp.take(path)
             path = os.path.dirname(path)
 
-    def follow(self, path: str) -> tuple[str, list[str]]:
+    def follow(self, path: str, *, root: str = "") -> tuple[str, list[str]]:
         """The real path of *path* (absolute) and the links that were followed, each by its own real
-        place. What does not exist is taken as it is written.
+        place. What does not exist is taken as it is written. With *root*, *path* and the result are inside
+        that directory, which no link leaves.
 
         Raises `OSError` (ELOOP) when there are too many links.
         """
@@ -66,13 +67,13 @@ class Tracer:
                 real = os.path.dirname(real)
                 continue
             at = real.rstrip("/") + "/" + name
-            self.see(at)
+            self.see(root + at)
             try:
-                target = os.readlink(at)
+                target = os.readlink(root + at)
             except OSError:
                 real = at
                 continue
-            links.append(at)
+            links.append(root + at)
             if len(links) > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             if target.startswith("/"):

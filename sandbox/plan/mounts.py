@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from sandbox.plan.limits import inodes
 from sandbox.plan.operations import Bind, Mask, Operation, Overlay, Pin, Tmpfs
-from sandbox.plan.resolve import Guard, Invocation, Place, is_below, real_source
+from sandbox.plan.resolve import Guard, Invocation, Place, is_below, real_source, root_place
 from sandbox.profile.model import Profile
 from sandbox.wire import Mount
 
@@ -121,7 +121,7 @@ def _relative(path: str, directory: str) -> str:
 
 
 def _join(directory: str, relative: str) -> str:
-    return f"{directory}/{relative}" if relative else directory
+    return f"{directory.rstrip('/')}/{relative}" if relative else directory
 
 
 # --- protections ---------------------------------------------------------------------------------
@@ -131,6 +131,9 @@ def _protections(profile: Profile, invocation: Invocation) -> Iterator[Operation
     """Operations that may repeat a destination; the caller keeps one of each."""
     strict = Mount(0) if profile.root.source.startswith("dir:") else Mount.STRICT
     places = invocation.places
+    for root in root_place(invocation.root):  # nothing of it is written: changes are kept aside
+        for guard in invocation.hidden:
+            yield from _hide((root, *places), root, guard, Mount.STRICT)
     for place in places:
         if place.mount.mode not in _SHOWS_HOST or not place.directory:
             continue

@@ -51,6 +51,7 @@ __all__ = [
     "origin_of",
     "real_source",
     "resolve",
+    "root_place",
 ]
 
 
@@ -185,7 +186,7 @@ class _Resolver:
             entries=MappingProxyType(entries),
             places=places,
             guards=self._guards(places),
-            hidden=self._hidden(places),
+            hidden=self._hidden((*places, *root_place(root))),
             root=root,
             directories=MappingProxyType(self._directories(root, places, texts)),
             hard_limits=MappingProxyType(_hard_limits()),
@@ -265,11 +266,11 @@ class _Resolver:
             return Entry("file", source=self.trace.follow(path)[0])
         try:
             real, _ = self.trace.follow(path)
+            kind = kind_of(real)
         except OSError:
             return None
         if any(is_below(real, tree) for tree in tables.HOST_TREES) or _below_etc_table(real):
             return Entry("link", target=os.readlink(path))
-        kind = kind_of(real)
         if not kind:
             return None
         return Entry("dir" if stat.S_ISDIR(kind) else "file", source=real)
@@ -285,8 +286,11 @@ class _Resolver:
             message = f"{at(origin)}a project that is not trusted can't choose the root"
             raise TrustError(message, "sandbox profile trust")
         path = self._expand(written, base)
-        real, _ = self.trace.follow(path)
-        kind = kind_of(real)
+        try:
+            real, _ = self.trace.follow(path)
+            kind = kind_of(real)
+        except OSError as error:
+            raise _unseen(origin, "the root", path, error) from error
         if not kind:
             message = f"{at(origin)}the root directory {path} does not exist"
             raise ProfileError(message, f"mkdir -p {path}")
@@ -325,7 +329,26 @@ class _Resolver:
             found.update(directories_in_root(root, path))
         for path in found:
             self.trace.see(root + path)
+        self._check_scratch(root, places)
         return found
+
+    def _check_scratch(self, root: str, places: Sequence[Place]) -> None:
+        """Refuse a link where a directory in memory is to be mounted, unless it leads to another of them:
+        what it leads to would be covered, be it all of the root."""
+        origin = origin_of(self.profile, "root.from")
+        for path in tables.SCRATCH:
+            if any(is_below(path, place.destination) for place in places):
+                continue
+            try:
+                leads, links = self.trace.follow(path, root=root)
+            except OSError as error:
+                raise _unseen(origin, "a directory of the root", root + path, error) from error
+            if links and leads not in (*tables.SCRATCH, "/var/run"):
+                raise ProfileError(
+                    f"{at(origin)}{path} in the root {root} is a link that leads to {leads}, which the "
+                    "sandbox's own directory in memory would cover",
+                    f"rm {links[0]} && mkdir -p {root}{path}",
+                )
 
     def _texts(self, root: str) -> dict[str, str]:
         """Host files to copy from (with the host's network), and a `dir:` root's own accounts."""
@@ -420,9 +443,7 @@ class _Resolver:
             real, _ = self.trace.follow(path)
             kind = kind_of(real)
         except OSError as error:
-            raise ProfileError(
-                f"{at(origin)}cannot look at the mount source {path}: {error.strerror}"
-            ) from error
+            raise _unseen(origin, "the mount source", path, error, mount.destination) from error
         if not kind:
             if mount.optional:
                 return None
@@ -475,13 +496,17 @@ class _Resolver:
             return
         path, inside = below
         relative = place.destination[len(inside) :]
-        real, links = self.trace.follow(path + relative)
+        try:
+            real, links = self.trace.follow(path + relative)
+            kind = kind_of(real)
+        except OSError as error:
+            written = place.mount.destination
+            raise _unseen(place.origin, "the mount point", path + relative, error, written) from error
         if links:
             raise ProfileError(
                 f"{at(place.origin)}the mount point {place.destination} leads through the link {links[0]}",
                 f"name its real path, {real}",
             )
-        kind = kind_of(real)
         if not kind:
             make = f"mkdir -p {path + relative}" if place.directory else f"touch {path + relative}"
             raise ProfileError(
@@ -527,13 +552,7 @@ class _Resolver:
             return ()
         guards = [self._guard(path, "where sandbox is installed") for path in paths.installation()]
         guards += [self._guard(path, "the profile") for path in self.profile.files]
-        for path, what in (
-            (paths.config_dir(), "sandbox's configuration"),
-            (paths.cache_dir(), "sandbox's cache"),
-            (paths.state_dir(), "sandbox's state"),
-            (paths.data_dir(), "sandbox's data"),
-            (paths.runtime_dir(), "sandbox's runtime directory"),
-        ):
+        for path, what in ((paths.config_dir(), "sandbox's configuration"), *self._kept_of_runs()):
             guard = self._guard(path, what)
             names = [each.path for each in _with_aliases([guard], places)]
             if any(is_below(name, each) for name in names for each in writable):
@@ -545,7 +564,10 @@ class _Resolver:
         return _with_aliases(guards, places)
 
     def _guard(self, path: str, what: str) -> Guard:
-        real, links = self.trace.follow(path)
+        try:
+            real, links = self.trace.follow(path)
+        except OSError as error:
+            raise _unseen(_NOWHERE, what, path, error) from error
         return Guard(real, what, tuple(links))
 
     def _refuse_links(self, guard: Guard, writable: Iterable[str]) -> None:
@@ -560,15 +582,15 @@ class _Resolver:
                     )
 
     def _hidden(self, places: Sequence[Place]) -> tuple[Guard, ...]:
-        """Host paths that may be seen through no mount: what the profile hides, and the runtime
-        directories."""
+        """Host paths that may be seen through no mount: what the profile hides, the runtime directories, and
+        what sandbox keeps of other runs (variables of cached plans, what other sandboxes wrote)."""
         writable = [real_source(place) for place in places if place.mount.mode == "rw"]
         hidden: list[Guard] = []
         for place in places:
             if place.mount.mode != "hide":
                 continue
             guard = self._guard(place.destination, "hidden")
-            if kind_of(guard.path):
+            if self._exists(guard.path, place):
                 hidden.append(guard)
                 continue
             if any(is_below(guard.path, each) for each in writable) and not place.mount.optional:
@@ -581,9 +603,43 @@ class _Resolver:
             self._refuse_links(guard, writable)
         named = (self.environ.get(name, "") for name in tables.RUNTIME_VARIABLES)
         for path in (*tables.RUNTIME, *named):
-            if path.startswith("/") and path.strip("/") and kind_of(path):
+            if path.startswith("/") and path.strip("/") and _may_exist(path):
                 hidden.append(Guard(self.trace.follow(path)[0], "runtime"))
+        # Whether they exist or not: the launch itself makes some.
+        for path, what in self._kept_of_runs():
+            hidden.append(self._guard(path, what))
         return _with_aliases(hidden, places)
+
+    def _exists(self, path: str, place: Place) -> bool:
+        """Whether what is to be hidden exists, as far as a command could find out. It can open a directory of
+        its own that is closed, and what in it is a link we can't tell; another user's stays closed."""
+        try:
+            return bool(kind_of(path))
+        except OSError as error:
+            blocked = _blocked(path)
+            if blocked and os.stat(blocked).st_uid != self.host.uid:
+                return True
+            raise _unseen(
+                place.origin, "what is to be hidden", path, error, place.mount.destination
+            ) from error
+
+    def _kept_of_runs(self) -> tuple[tuple[str, str], ...]:
+        return (
+            (paths.cache_dir(), "sandbox's cache"),
+            (paths.state_dir(), "sandbox's state"),
+            (paths.data_dir(), "sandbox's data"),
+            (paths.runtime_dir(), "sandbox's runtime directory"),
+        )
+
+
+def _may_exist(path: str) -> bool:
+    """Whether *path* exists, or lies where we can't look, as after su(1)."""
+    try:
+        return bool(kind_of(path))
+    except PermissionError:
+        return True
+    except OSError:  # a loop of links, or a name that is too long: it leads nowhere
+        return False
 
 
 def _with_aliases(guards: Sequence[Guard], places: Sequence[Place]) -> tuple[Guard, ...]:
@@ -621,6 +677,11 @@ def by_depth(place: Place) -> tuple[int, str]:
     return place.destination.count("/"), place.destination
 
 
+def root_place(root: str) -> tuple[Place, ...]:
+    """A `dir:` root as what it is for the files in it, an overlay on "/"; none for any other root."""
+    return (Place(Mount("/", "overlay"), _NOWHERE, "/", root),) if root else ()
+
+
 def real_source(place: Place) -> str:
     """The real path of a place's source."""
     return os.path.normpath(f"{place.beneath}/{place.source}") if place.beneath else place.source
@@ -633,6 +694,23 @@ def _below_etc_table(real: str) -> bool:
 def _hard_limits() -> dict[int, int]:
     limits = {number: resource.getrlimit(number)[1] for number in range(16)}
     return {number: hard for number, hard in limits.items() if hard != resource.RLIM_INFINITY}
+
+
+def _unseen(origin: Origin, what: str, path: str, error: OSError, mount: str = "") -> ProfileError:
+    """What to say of a path that can't be looked at; *mount* is the key in [mounts] that names it, if any."""
+    from shlex import quote
+
+    blocked = _blocked(path) if isinstance(error, PermissionError) else ""
+    mend = f"chmod u+rx {quote(blocked)}" if blocked else f"ls -ld {quote(path)}"
+    if mount:
+        mend += f'    or, in [mounts]: "{mount}" = false'
+    return ProfileError(f"{at(origin)}cannot look at {what}, {path}: {error.strerror}", mend)
+
+
+def _blocked(path: str) -> str:
+    """The first directory on the way to *path* that we may not search, or ""."""
+    above = [*_upwards(os.path.dirname(path))][::-1]
+    return next((each for each in above if not os.access(each, os.X_OK)), "")
 
 
 def _refuse_duplicates(places: Sequence[Place]) -> None:

@@ -55,7 +55,9 @@ def operations(profile: Profile, invocation: Invocation, account: Account) -> li
     present = invocation.directories
     found = [each for each in found if not (isinstance(each, Directory) and each.dst in present)]
     found = [each for each in found if not _replaced(each.dst, destinations)]
-    found += mounts.operations(profile, invocation)
+    # What a `dir:` root has where one of ours is can't be seen anyway, and ours is no secret.
+    ours = {each.dst for each in found if not isinstance(each, Directory)}
+    found += [each for each in mounts.operations(profile, invocation) if each.dst not in ours]
     base = [_root(profile, invocation), *_openings(profile, invocation, account, found)]
     found.append(ReadOnly(dst="/dev"))
     if profile.root.writable == "no":

@@ -15,6 +15,7 @@ __all__ = [
     "RESERVED",
     "RUNTIME",
     "RUNTIME_VARIABLES",
+    "SCRATCH",
 ]
 
 #: Trees of a "host" root, read-only, where they exist; links (merged /usr) stay links. Never /run,
@@ -130,6 +131,9 @@ RUNTIME: tuple[str, ...] = ("/run", "/proc", "/var/run", "/tmp/.X11-unix", "/tmp
 
 #: Variables of the caller's that name such a directory or socket.
 RUNTIME_VARIABLES: tuple[str, ...] = ("XDG_RUNTIME_DIR", "SSH_AUTH_SOCK")
+
+#: What every sandbox has in memory, for programs that expect to be able to write there.
+SCRATCH: tuple[str, ...] = ("/tmp", "/var/tmp", "/run")
 
 #: Destinations that a profile may not mount on: what every sandbox needs to be itself.
 RESERVED: frozenset[str] = frozenset(

@@ -200,6 +200,18 @@ def test_a_mount_takes_the_place_of_ours() -> None:
     assert [each.dst for each in whole.operations if each.dst.startswith("/etc")] == ["/etc"]
 
 
+def test_what_is_hidden_of_a_root_never_covers_what_is_ours() -> None:
+    hidden = tuple(guard(f"/r/{name}") for name in ("tmp", "dev/null", "etc/passwd", "proc", "home/u/.ssh"))
+    plan = plan_of(Profile(root=Root("dir:/r")), call(root="/r", hidden=hidden, entries={}))
+    kinds = {each.dst: type(each) for each in plan.operations}
+    assert [kinds[name] for name in ("/tmp", "/dev/null", "/etc/passwd", "/proc")] == [
+        ops.Tmpfs,
+        ops.Bind,
+        ops.File,
+        ops.Proc,
+    ]
+
+
 def test_namespaces() -> None:
     every = sum(CLONE.values())
     assert plan_of().namespaces == every

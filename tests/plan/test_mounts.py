@@ -26,9 +26,10 @@ class Mounted:
     writes: bool
 
 
-def mount_all(found: Sequence[ops.Operation]) -> list[Mounted]:
-    """What is mounted after the operations, by the rules of mount_setattr(2) and bind mounts."""
-    table: list[Mounted] = []
+def mount_all(found: Sequence[ops.Operation], root: str = "") -> list[Mounted]:
+    """What is mounted after the operations, by the rules of mount_setattr(2) and bind mounts; *root* is what
+    a `dir:` root is made of."""
+    table: list[Mounted] = [Mounted("/", root, False)] if root else []
     for each in found:
         assert not any(other.dst.startswith(each.dst + "/") for other in table), "a mount over its children"
         if isinstance(each, ops.Bind):
@@ -52,7 +53,7 @@ def look_up(table: Sequence[Mounted], path: str) -> Mounted | None:
 
 
 def translate(mount: Mounted, inside: str) -> str:
-    rest = inside[len(mount.dst) :]
+    rest = inside[len(mount.dst.rstrip("/")) :]
     return (mount.host.rstrip("/") + rest) if mount.host else ""
 
 
@@ -60,7 +61,7 @@ def shown_at(mount: Mounted, host: str) -> str | None:
     if not mount.host or not is_below(host, mount.host):
         return None
     rest = host[len(mount.host.rstrip("/")) :].lstrip("/")
-    return f"{mount.dst}/{rest}" if rest else mount.dst
+    return f"{mount.dst.rstrip('/')}/{rest}" if rest else mount.dst
 
 
 def between(outer: str, inner: str) -> Iterator[str]:
@@ -122,19 +123,19 @@ def invocations(draw: st.DrawFn) -> Invocation:
         places.append(place(dst, mode, source))
     guards = tuple(guard(path) for path in draw(st.lists(paths, max_size=3, unique=True)))
     hidden = tuple(Guard(path, "hidden") for path in draw(st.lists(paths, max_size=2, unique=True)))
-    return call(places, guards=guards, hidden=hidden)
+    return call(places, guards=guards, hidden=hidden, root=draw(st.just("") | paths))
 
 
 @given(invocations())
 def test_guards_can_neither_be_written_nor_replaced(invocation: Invocation) -> None:
-    table = mount_all(operations(Profile(), invocation))
+    table = mount_all(operations(Profile(), invocation), invocation.root)
     for each in invocation.guards:
         assert writable_or_movable(table, each.path) == []
 
 
 @given(invocations())
 def test_hidden_paths_are_seen_nowhere_and_stay(invocation: Invocation) -> None:
-    table = mount_all(operations(Profile(), invocation))
+    table = mount_all(operations(Profile(), invocation), invocation.root)
     for each in invocation.hidden:
         assert visible(table, each.path) == []
         if not any(is_below(mount.host, each.path) for mount in table if mount.writes):
@@ -215,6 +216,19 @@ def test_hiding_follows_the_host_path_into_other_mounts() -> None:
         "protect /mnt/u from being renamed",
         "hide /home/u/.ssh",
         "hide /mnt/u/.ssh",
+    ]
+
+
+def test_hiding_follows_the_host_path_into_a_root() -> None:
+    hidden = (Guard("/home/u/.ssh", "hidden"), Guard("/home/u/tmp/x", "hidden"), Guard("/home", "hidden"))
+    places = [place("/tmp", "tmpfs"), place("/all", "ro", "/home")]
+    found = operations(Profile(), call(places, hidden=hidden, root="/home/u"))
+    assert described(found) == [
+        "hide /.ssh",
+        "bind /home read-only on /all",
+        "mount a tmpfs on /tmp",
+        "hide /all/u/.ssh",
+        "hide /all/u/tmp/x",
     ]
 
 

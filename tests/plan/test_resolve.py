@@ -380,6 +380,46 @@ def test_runtime_directories_are_hidden(
     assert {"/run", "/proc", str(home / "runtime"), str(home / "agent")} <= found
 
 
+def test_what_sandbox_keeps_of_runs_is_hidden(resolve: Resolve, home: Path) -> None:
+    """A cached plan holds the values of variables; the state directory what other sandboxes wrote."""
+    found = {guard.path for guard in resolve(Mount("~", "ro")).hidden}
+    assert {str(home / name / "sandbox") for name in (".cache", ".local/state", ".local/share")} <= found
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can look everywhere")
+def test_a_closed_directory_is_an_error_with_its_mend(resolve: Resolve, home: Path) -> None:
+    closed = home / ".config"
+    (closed / "gh").mkdir(parents=True)
+    closed.chmod(0)
+    try:
+        for mount in (
+            Mount("~/.config/gh", "hide", optional=True),
+            Mount("~/.config/gh", "ro"),
+            Mount("/x", "ro", source="~/.config/gh"),
+        ):
+            with pytest.raises(
+                ProfileError, match=r"^p\.toml:9: cannot look at .*Permission denied"
+            ) as caught:
+                resolve(Mount("~", "overlay"), mount)
+            assert caught.value.mend
+            assert caught.value.mend.startswith(f"chmod u+rx {closed}")
+            assert f'"{mount.destination}" = false' in caught.value.mend
+        with pytest.raises(ProfileError, match="cannot look at the root") as caught:
+            resolve(root=Root(f"dir:{closed}/gh"))
+        assert caught.value.mend == f"chmod u+rx {closed}"
+    finally:
+        closed.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can look everywhere")
+def test_what_another_user_keeps_closed_needs_no_look(
+    resolve: Resolve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/root/agent/socket")
+    hidden = {guard.path for guard in resolve(Mount("/root/.ssh", "hide")).hidden}
+    assert {"/root/.ssh", "/root/agent/socket"} <= hidden
+
+
 def test_devices_are_told(resolve: Resolve) -> None:
     invocation = resolve(
         Mount("/a", "ro", source="/dev/null"),
@@ -447,6 +487,26 @@ def test_dir_roots(resolve: Resolve, project: Path) -> None:
     ):
         with pytest.raises(ProfileError, match=message):
             resolve(root=Root(source))
+
+
+@pytest.mark.parametrize(("link", "target"), [("tmp", "/"), ("run", ".."), ("var", "usr"), ("tmp", "loop")])
+def test_a_root_whose_tmp_leads_elsewhere(resolve: Resolve, project: Path, link: str, target: str) -> None:
+    """A tmpfs on /tmp that is a link to / would cover all of the root."""
+    (project / "r" / "usr").mkdir(parents=True)
+    (project / "r" / link).symlink_to(target)
+    (project / "r" / "loop").symlink_to("loop")
+    with pytest.raises(ProfileError, match=r"would cover|Too many levels") as caught:
+        resolve(root=Root("dir:r"))
+    assert caught.value.mend
+
+
+def test_a_root_whose_tmp_leads_to_another_one(resolve: Resolve, project: Path) -> None:
+    (project / "r" / "var").mkdir(parents=True)
+    (project / "r" / "tmp").symlink_to("var/tmp")
+    (project / "r" / "var" / "run").symlink_to("/run")
+    assert resolve(root=Root("dir:r")).root
+    (project / "r" / "run").symlink_to("/")
+    assert resolve(Mount("/run", "tmpfs"), root=Root("dir:r")).root
 
 
 @pytest.mark.parametrize("link", ["etc", "etc/passwd"])

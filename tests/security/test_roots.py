@@ -90,6 +90,47 @@ def test_masks_and_devices_are_ours_whatever_the_root_has(tmp_path: Path) -> Non
     assert lines[2:] == ["ptmx"]
 
 
+@pytest.mark.parametrize("writable", ["no", "memory", "disk"])
+def test_a_root_shows_nothing_that_is_hidden(tmp_home: Path, writable: str) -> None:
+    """A home as the root: keys, the agent's socket, and what sandbox keeps of other runs."""
+    tmp_home.chmod(0o755)  # root's commands are not root
+    home = tmp_home / "me"
+    root = busybox_root(home)
+    secrets = (root / "real" / ".ssh", root / "agent", root / "cache", root / "state", root / "link")
+    for secret in secrets[:-1]:
+        secret.mkdir(parents=True)
+    (root / "link").symlink_to("real")
+    for secret in secrets[1:-1]:
+        (secret / "sandbox").mkdir()
+    for secret in (
+        root / "real/.ssh/id",
+        root / "agent/socket",
+        *(root / f"{x}/sandbox/x" for x in ("cache", "state")),
+    ):
+        secret.write_text("secret")
+    for path in home.rglob("*"):
+        path.chmod(0o777) if path.is_dir() and not path.is_symlink() else None
+    environ = {
+        "XDG_CACHE_HOME": root / "cache",
+        "XDG_STATE_HOME": root / "state",
+        "SSH_AUTH_SOCK": root / "agent",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, str(value))
+        script = """for f in /real/.ssh/id /link/.ssh/id /agent/socket /cache/sandbox/x /state/sandbox/x; do
+            cat $f; d=${f%/*}; mv $d $d.old; cat $d.old/*; chmod 777 $d; ls $d
+        done 2>/dev/null; echo end"""
+        with unchanged(root / "real", root / "agent"):
+            result = run(
+                root,
+                script,
+                tmp_home,
+                **{"root.writable": writable, "mounts": {str(root / "link" / ".ssh"): "hide"}},
+            )
+    assert result.stdout == "end\n"
+
+
 def test_nothing_may_be_mounted_over_proc(tmp_path: Path) -> None:
     with pytest.raises(sandbox.ProfileError):
         sandbox.run(["true"], profile="base", cwd=tmp_path, overrides={"mounts": {"/proc/self": "tmpfs"}})

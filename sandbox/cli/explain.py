@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from sandbox.cli import fast
 from sandbox.cli.common import Parser, printable, profile_option
 from sandbox.launch.prepare import Prepared
 
@@ -26,7 +25,7 @@ def main(arguments: list[str]) -> int:
     add_options(parser)
     words, command = parser.split(arguments)
     options = parser.parse_options(words)
-    prepared = prepared_for(options.profile, overrides_from(options), fast.Call())
+    prepared = prepared_for(options.profile, overrides_from(options))
     return show(prepared, command or prepared.profile.command)
 
 

@@ -327,7 +327,7 @@ def open_report(report: str) -> int:
         fd = int(report[3:])
         os.set_inheritable(fd, True)
         return fd
-    fd = _above_stdio(os.open(report, report_flags(report) | os.O_TRUNC, 0o666))
+    fd = above_stdio(os.open(report, report_flags(report) | os.O_TRUNC, 0o666))
     os.set_blocking(fd, True)
     os.set_inheritable(fd, True)
     return fd
@@ -363,14 +363,15 @@ def _pid_namespace() -> int:
 def memory_file(data: bytes) -> int:
     """A memfd with *data*, at its beginning, inherited by exec and above 2: a standard descriptor that
     the caller closed must stay closed."""
-    fd = _above_stdio(os.memfd_create("sandbox-plan", 0))
+    fd = above_stdio(os.memfd_create("sandbox-plan", 0))
     while data:
         data = data[os.write(fd, data) :]
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
 
-def _above_stdio(fd: int) -> int:
+def above_stdio(fd: int) -> int:
+    """*fd* as one above 2, which an exec leaves open."""
     lower = []
     while fd <= 2:
         lower.append(fd)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from errno import errorcode
 
 from sandbox.cli import fast
 from sandbox.cli.common import Parser, UsageError, call_options, profile_option
+from sandbox.cli.report import make_ready, write_error
 from sandbox.errors import NotAvailableError, SandboxError, SetupError
 from sandbox.launch.prepare import Prepared, prepare
 
@@ -71,11 +70,12 @@ def execute(
     for name, option in _LATER.items():
         if getattr(options, name):
             raise NotAvailableError(f"{option}: named sandboxes are not available yet", f"leave out {option}")
-    call = fast.Call(0 if options.quiet else 2 if options.verbose else 1, options.report or "")
+    call = fast.Call(0 if options.quiet else 2 if options.verbose else 1)
+    reported = options.report is not None and not options.dry_run
+    if reported:
+        call.report = make_ready(options.report)
     try:
-        if call.report and not options.dry_run:
-            _touch_report(call.report)
-        prepared = prepared_for(options.profile, overrides, call)
+        prepared = prepared_for(options.profile, overrides, options.report if reported else None)
         argv = list(command) or list(prepared.profile.command)
         if options.dry_run:
             from sandbox.cli.explain import show
@@ -87,14 +87,14 @@ def execute(
             )
         launch(prepared, argv, call, words)
     except SandboxError as error:
-        if call.report and not options.dry_run:
-            _report(call.report, error)
+        if reported:
+            write_error(call.report, error)
         raise
     return 0
 
 
-def prepared_for(profile: str | None, overrides: Mapping[str, object], call: fast.Call) -> Prepared:
-    """The plan for a call from the working directory.
+def prepared_for(profile: str | None, overrides: Mapping[str, object], report: str | None = None) -> Prepared:
+    """The plan for a call from the working directory, which protects the *report*'s file.
 
     Raises:
         SandboxError: of whichever kind.
@@ -105,7 +105,7 @@ def prepared_for(profile: str | None, overrides: Mapping[str, object], call: fas
         raise SetupError(
             f"cannot use the working directory: {error.strerror}", "cd to a directory that exists"
         ) from error
-    guarded = [call.report] if call.report and not call.report.startswith("fd:") else []
+    guarded = [report] if report and not report.startswith("fd:") else []
     return prepare(profile, overrides, cwd, os.environ, guarded=guarded)
 
 
@@ -128,41 +128,3 @@ def launch(prepared: Prepared, argv: Sequence[str], call: fast.Call, words: Sequ
             "reinstall sandbox: its helper executable is missing" if not os.path.exists(fast.HELPER) else None
         )
         raise SetupError(f"{what}: {error.strerror}", mend, errno=error.errno or 0) from error
-
-
-def _touch_report(report: str) -> None:
-    """Make the report's file, or see that its descriptor is open: before anything else, and because
-    what the command must not replace has to exist.
-
-    Raises:
-        SetupError: it can't be written.
-    """
-    try:
-        if report.startswith("fd:"):
-            os.fstat(int(report[3:]))
-        else:
-            os.close(os.open(report, fast.report_flags(report), 0o666))
-    except OSError as error:
-        raise SetupError(
-            f"cannot write the report {report}: {error.strerror}", errno=error.errno or 0
-        ) from error
-    except ValueError:
-        raise UsageError(f"--report takes a file or fd:N, not {report!r}", "run") from None
-
-
-def _report(report: str, error: SandboxError) -> None:
-    """Write the report of a command that never ran, in the words of the supervisor's."""
-    import json
-
-    number = error.errno if isinstance(error, SetupError) else 0
-    event = {
-        "event": "error",
-        "operation": error.operation if isinstance(error, SetupError) else "",
-        "origin": error.origin if isinstance(error, SetupError) else "",
-        "errno": number,
-        "errno_name": errorcode.get(number, ""),
-        "message": error.message,
-        "mend": error.mend or "",
-    }
-    with contextlib.suppress(OSError), os.fdopen(fast.open_report(report), "w", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")

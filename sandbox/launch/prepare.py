@@ -144,18 +144,19 @@ def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:
     from dataclasses import replace
 
     from sandbox.errors import ProfileError
+    from sandbox.plan.files import Tracer
     from sandbox.plan.resolve import Guard, is_below, real_source
 
     writable = [real_source(place) for place in invocation.places if place.mount.mode == "rw"]
     guards = []
     for path in paths_:
-        absolute = os.path.normpath(os.path.join(invocation.cwd, path))
-        real = os.path.realpath(absolute)
-        if real != absolute and any(is_below(absolute, each) for each in writable):
-            raise ProfileError(
-                f"{path} is reached through a symbolic link, which the command could replace",
-                f"name its real path, {real}",
-            )
+        real, links = Tracer().follow(os.path.join(invocation.cwd, path))
+        for link in links:
+            if any(is_below(link, each) for each in writable):
+                raise ProfileError(
+                    f"{path} is reached through the symbolic link {link}, which the command could replace",
+                    f"name its real path, {real}",
+                )
         guards.append(Guard(real, "the report"))
     return replace(invocation, guards=(*invocation.guards, *guards))
 

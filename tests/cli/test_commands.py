@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,12 +156,39 @@ def test_the_command_can_not_replace_its_report(run: Command, here: Path) -> Non
     assert (here / "seen").exists()
 
 
-def test_a_report_behind_a_link_is_refused(sandbox_cmd: Command, here: Path) -> None:
+def test_report_to_a_fifo(sandbox_cmd: Command, here: Path) -> None:
+    """Its reader takes the first close for the end; the second time the plan is in the cache."""
+    os.mkfifo(here / "fifo")
+    for _ in range(2):
+        with subprocess.Popen(["cat", "fifo"], stdout=subprocess.PIPE) as reader:
+            try:
+                for _ in range(100):
+                    if sandbox_cmd("run", "--report", "fifo", "sh", "-c", "exit 5").returncode != 125:
+                        break
+                    time.sleep(0.01)  # the reader has not begun
+                assert json.loads(reader.communicate(timeout=60)[0])["exit_code"] == 5
+            finally:
+                reader.kill()
+
+
+@pytest.mark.parametrize("report", ["link.json", "way/r.json", "way/../r.json"])
+def test_a_report_behind_a_link_is_refused(sandbox_cmd: Command, here: Path, report: str) -> None:
+    (here / "real" / "in").mkdir(parents=True)
     (here / "link.json").symlink_to("r.json")
-    done = sandbox_cmd("run", "--report", "link.json", "true")
+    (here / "way").symlink_to("real/in")
+    done = sandbox_cmd("run", "--report", report, "true")
     assert done.returncode == 125
     assert "symbolic link" in done.stderr
+    real = os.path.realpath(here / report)
+    assert f"  mend: name its real path, {real}" in done.stderr or f"  mend: --report {real}" in done.stderr
     assert not (here / "r.json").exists()
+
+
+def test_a_report_through_links_that_the_command_can_not_replace(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    assert run("--report", tmp_path / "link" / "r.json", "sh", "-c", "exit 5").returncode == 5
+    assert json.loads((tmp_path / "elsewhere" / "r.json").read_text())["exit_code"] == 5
 
 
 def test_errors_of_ours_are_reported_too(sandbox_cmd: Command, here: Path) -> None:
@@ -172,17 +200,33 @@ def test_errors_of_ours_are_reported_too(sandbox_cmd: Command, here: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("report", "message"),
+    ("report", "message", "mend"),
     [
-        ("/nowhere/x", "cannot write the report"),
-        ("fd:99", "cannot write the report"),
-        ("fd:x", "--report takes"),
+        ("/nowhere/x", "cannot write the report /nowhere/x: No such file", "mkdir -p /nowhere"),
+        (".", "cannot write the report .: Is a directory", "--report ./verdict.json"),
+        ("fifo", "cannot write the report fifo: it is a FIFO that nobody reads", "start its reader first"),
+        ("fd:99", "cannot write the report fd:99: Bad file", "open it for writing, as in: 99>"),
+        (
+            "fd:0",
+            "cannot write the report fd:0: it is open for reading only",
+            "open it for writing, as in: 0>",
+        ),
+        ("fd:x", "--report takes a file or fd:N, not 'fd:x'", ""),
+        ("fd:", "--report takes a file or fd:N, not 'fd:'", ""),
+        ("fd:" + "9" * 40, "--report takes a file or fd:N, not 'fd:9", ""),
+        ("", "--report takes a file or fd:N, not ''", ""),
     ],
 )
-def test_a_report_that_can_not_be_written(sandbox_cmd: Command, report: str, message: str) -> None:
-    done = sandbox_cmd("run", "--report", report, "true")
-    assert done.returncode == 125
-    assert done.stderr.startswith(f"sandbox: {message}")
+def test_a_report_that_can_not_be_written(
+    sandbox_cmd: Command, here: Path, report: str, message: str, mend: str
+) -> None:
+    os.mkfifo(here / "fifo")
+    for words in (["--report", report], [f"--report={report}"]):
+        with open("/dev/null") as stdin:
+            done = sandbox_cmd("run", *words, "true", stdin=stdin)
+        assert done.returncode == 125
+        assert done.stderr.startswith(f"sandbox: {message}")
+        assert f"  mend: {mend}" in done.stderr or not mend
 
 
 # --- the plan cache --------------------------------------------------------------------------------

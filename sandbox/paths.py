@@ -67,8 +67,8 @@ def _user(variable: str, below_home: str, function: str) -> str:
     if base.startswith("/"):
         return os.path.join(base, _NAME)
     base = os.environ.get("HOME", "")
-    if base.startswith("/"):
-        return os.path.join(base, below_home, _NAME)
+    if base:
+        return os.path.join(base if base.startswith("/") else home(), below_home, _NAME)
     import platformdirs
 
     path: str = getattr(platformdirs, function)(_NAME)

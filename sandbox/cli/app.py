@@ -6,9 +6,13 @@ built, only when it is called. Nothing else here prints to stdout.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
+from errno import EBADF
 from importlib import import_module
+from typing import TextIO
 
 from sandbox.cli.common import OURS, UsageError, nearest, print_error, say
 from sandbox.errors import SandboxError
@@ -52,35 +56,74 @@ limit; 125 when sandbox failed; 126 or 127 when the command could not be execute
 """
 
 
+class _Stdout(io.TextIOBase):
+    """Standard output as it was, which may be none, but that remembers what failed: argparse does not tell,
+    and an error that is no other file's is to be told from those."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale may not have all that we print
+
+    def write(self, text: str) -> int:
+        try:
+            if self.stream is None:
+                raise OSError(EBADF, os.strerror(EBADF))
+            return self.stream.write(text)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            if self.stream is not None and self.error is None:
+                self.stream.flush()
+        except OSError as error:
+            self.error = error
+            raise
+
+    def status(self) -> int:
+        """0 when all that was printed could be written, else our exit status, and why is said."""
+        with contextlib.suppress(OSError):
+            self.flush()
+        if self.error is None:
+            return 0
+        _drop_stdout()
+        if isinstance(self.error, BrokenPipeError):  # as in `sandbox profile list | head -1`
+            return 141
+        full = "make room, or redirect it to where there is some"
+        mend = "leave it open" if self.error.errno == EBADF else full
+        print_error(SandboxError(f"cannot write to standard output: {self.error.strerror}", mend))
+        return OURS
+
+
 def main(words: list[str]) -> int:
     """Run a command line; return the exit status. Never raises but for SANDBOX_DEBUG=1."""
     debug = os.environ.get("SANDBOX_DEBUG") == "1"
-    try:
-        status = _dispatch(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return status
-    except SystemExit as error:  # argparse's --help
-        return _finish(error.code)
-    except UsageError as error:
-        say(str(error))
-        say(f"see `{' '.join(['sandbox', *error.verb.split()])} --help`")
-        return OURS
-    except SandboxError as error:
-        if debug:
-            raise
-        print_error(error)
-        return OURS
-    except BrokenPipeError:  # as in `sandbox profile list | head -1`
-        _drop_stdout()
-        return 141
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if debug:
-            raise
-        _drop_stdout()
-        return _unexpected(error)
+    stdout = _Stdout(sys.stdout)
+    with contextlib.redirect_stdout(stdout):
+        try:
+            status = _dispatch(words)
+            return stdout.status() or status
+        except SystemExit as error:  # argparse's --help
+            return stdout.status() or (error.code if isinstance(error.code, int) else 0)
+        except UsageError as error:
+            say(str(error))
+            say(f"see `{' '.join(['sandbox', *error.verb.split()])} --help`")
+            return OURS
+        except SandboxError as error:
+            if debug:
+                raise
+            print_error(error)
+            return OURS
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:
+            status = stdout.status()
+            if debug and not status:
+                raise
+            return status or _unexpected(error)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -113,20 +156,6 @@ def _dispatch(words: list[str]) -> int:
 
 def _help() -> str:
     return _HELP.format(verbs="\n".join(f"  {name:<9} {text}" for name, text in VERBS.items()))
-
-
-def _finish(code: object) -> int:
-    """The status of a SystemExit, with what was printed on its way."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _drop_stdout()
-        return 141
-    except OSError as error:
-        _drop_stdout()
-        return _unexpected(error)
-    return code if isinstance(code, int) else 0
 
 
 def _drop_stdout() -> None:

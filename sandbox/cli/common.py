@@ -10,11 +10,24 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from sandbox.errors import SandboxError
+from sandbox.words import printable
 
-__all__ = ["OURS", "Parser", "UsageError", "call_options", "nearest", "print_error", "profile_option", "say"]
+__all__ = [
+    "LINES",
+    "OURS",
+    "Parser",
+    "UsageError",
+    "call_options",
+    "nearest",
+    "print_error",
+    "profile_option",
+    "say",
+]
 
 #: exit status when we failed, as in docker and podman
 OURS = 125
+#: what `printable` keeps in a text of several lines
+LINES = "\n\t"
 
 
 class UsageError(Exception):
@@ -156,15 +169,10 @@ def say(message: str) -> None:
     if sys.stderr is None:
         return
     try:
-        sys.stderr.write(f"sandbox: {printable(message)}\n")
+        sys.stderr.write(f"sandbox: {printable(message, LINES)}\n")
         sys.stderr.flush()
     except OSError:  # closed, or full: there is nobody to tell
         return
-
-
-def printable(text: str) -> str:
-    """*text* without characters that a terminal would obey: names of files and options are in it."""
-    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def print_error(error: SandboxError) -> None:

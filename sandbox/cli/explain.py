@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
-from sandbox.cli.common import Parser, printable, profile_option
+from sandbox.cli.common import LINES, Parser, profile_option
 from sandbox.launch.prepare import Prepared
+from sandbox.words import printable, quote
 
 __all__ = ["main", "show"]
 
@@ -35,10 +35,10 @@ def show(prepared: Prepared, command: Sequence[str]) -> int:
 
     profile = prepared.profile
     print(f"# profile {printable(profile.name)}")
-    print(printable(profile_text(profile)))
+    print(printable(profile_text(profile), LINES))
     print("# plan")
     for line in prepared.plan.describe():
         print(printable(line))
     if command:
-        print(f"run: {printable(shlex.join(command))}")
+        print(f"run: {' '.join(map(quote, command))}")
     return 0

@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from sandbox.cli.common import OURS, Parser, UsageError, nearest, print_error, printable
+from sandbox.cli.common import LINES, OURS, Parser, UsageError, nearest, print_error
 from sandbox.errors import SandboxError
+from sandbox.words import printable, to_json
 
 __all__ = ["main"]
 
@@ -50,9 +51,7 @@ def _list(arguments: list[str]) -> int:
 
     found = profiles()
     if options.json:
-        import json
-
-        print(json.dumps([each._asdict() for each in found], indent=2))
+        print(to_json([each._asdict() for each in found], indent=2))
         return 0
     for each in found:
         name = each.name or each.file
@@ -67,7 +66,7 @@ def _show(arguments: list[str]) -> int:
     options = parser.parse(arguments)
     from sandbox.profile import load, show
 
-    print(printable(show(load(options.profile, {}))), end="")
+    print(printable(show(load(options.profile, {})), LINES), end="")
     return 0
 
 
@@ -133,7 +132,7 @@ def _trust(arguments: list[str]) -> int:
     review = trust(options.project)
     print(printable(f"{review.file}: trusted" + (" already" if review.state == "trusted" else "")))
     for text in review.widens:
-        print(printable("  " + text.replace("\n", "\n  ")))
+        print(printable("  " + text.replace("\n", "\n  "), LINES))
     for path in review.digests:
         if path != review.file:
             print(printable(f"  with {path}"))

@@ -11,11 +11,11 @@ import fcntl
 import os
 import stat
 from errno import EISDIR, ELOOP, ENOENT, ENXIO, errorcode
-from shlex import quote
 
 from sandbox.cli import fast
 from sandbox.cli.common import UsageError
 from sandbox.errors import SandboxError, SetupError
+from sandbox.words import quote, to_json
 
 __all__ = ["make_ready", "write_error"]
 
@@ -76,8 +76,6 @@ def _explain(report: str, error: OSError) -> tuple[str, str]:
 
 def write_error(report: str, error: SandboxError) -> None:
     """Write the report of a command that never ran, in the words of the supervisor's, if it can be."""
-    import json
-
     number = error.errno if isinstance(error, SetupError) else 0
     event = {
         "event": "error",
@@ -89,4 +87,4 @@ def write_error(report: str, error: SandboxError) -> None:
         "mend": error.mend or "",
     }
     with contextlib.suppress(OSError), os.fdopen(fast.open_report(report), "w", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+        file.write(to_json(event) + "\n")

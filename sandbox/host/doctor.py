@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection
 
+from sandbox import words
 from sandbox.host import cache, causes, cgroups, tools, trials
 from sandbox.host import rows as plain
 from sandbox.host.facts import Facts, gather
@@ -103,4 +103,4 @@ def to_json(rows: Collection[Check]) -> str:
         "ok": all(row.ok for row in rows if row.required),
         "checks": [{field: getattr(row, field) for field in Check.__slots__} for row in rows],
     }
-    return json.dumps(document, indent=2)
+    return words.to_json(document, indent=2)

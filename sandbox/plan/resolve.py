@@ -36,6 +36,7 @@ from sandbox.plan.plan import FileStamp
 from sandbox.profile.model import Mount, Origin, Profile
 from sandbox.root import tables
 from sandbox.root.etc import find_user, shell_name
+from sandbox.words import quote
 
 if TYPE_CHECKING:
     from sandbox.host import Host
@@ -212,18 +213,17 @@ class _Resolver:
         import grp
         import pwd
 
-        user, group, home = f"user{self.host.uid}", f"group{self.host.gid}", ""
+        user, group, listed = f"user{self.host.uid}", f"group{self.host.gid}", ""
         with suppress(KeyError):
             account = pwd.getpwuid(self.host.uid)
-            user, home = shell_name(account.pw_name, user), account.pw_dir
+            user, listed = shell_name(account.pw_name, user), account.pw_dir
         with suppress(KeyError):
             group = shell_name(grp.getgrgid(self.host.gid).gr_name, group)
         self.trace.see("/etc/passwd")
         self.trace.see("/etc/group")
-        home = self.environ.get("HOME") or home
-        if not home.startswith("/") or not home.isprintable() or ":" in home:
-            home = "/"
-        return user, group, os.path.normpath("/" + home.lstrip("/"))
+        asked = self.environ.get("HOME") or listed
+        usable = next((each for each in (asked, listed) if _is_home(each)), "/")
+        return user, group, os.path.normpath("/" + usable.lstrip("/"))
 
     def _shell(self) -> str:
         """The caller's shell where a host root shows it; for the generated passwd(5)."""
@@ -293,7 +293,7 @@ class _Resolver:
             raise _unseen(origin, "the root", path, error) from error
         if not kind:
             message = f"{at(origin)}the root directory {path} does not exist"
-            raise ProfileError(message, f"mkdir -p {path}")
+            raise ProfileError(message, f"mkdir -p {quote(path)}")
         if not stat.S_ISDIR(kind):
             raise ProfileError(f"{at(origin)}the root {path} is not a directory")
         if real == "/":
@@ -347,7 +347,7 @@ class _Resolver:
                 raise ProfileError(
                     f"{at(origin)}{path} in the root {root} is a link that leads to {leads}, which the "
                     "sandbox's own directory in memory would cover",
-                    f"rm {links[0]} && mkdir -p {root}{path}",
+                    f"rm {quote(links[0])} && mkdir -p {quote(root + path)}",
                 )
 
     def _texts(self, root: str) -> dict[str, str]:
@@ -371,6 +371,12 @@ class _Resolver:
 
     def _expand(self, path: str, base: str | None) -> str:
         if path == "~" or path.startswith("~/"):
+            asked = self.environ.get("HOME") or self.home
+            if not _is_home(asked):
+                raise ProfileError(
+                    f"{path} can't be found: HOME is {asked!r}, which is no absolute path without a colon",
+                    f"export HOME={quote(self.home) if self.home != '/' else '/your/home'}",
+                )
             path = self.home + path[1:]
         return os.path.normpath(os.path.join(base or self.cwd, path))
 
@@ -449,7 +455,7 @@ class _Resolver:
                 return None
             raise ProfileError(
                 f"{at(origin)}the mount source {path} does not exist",
-                f"mkdir -p {path}, or set optional = true",
+                f"mkdir -p {quote(path)}, or set optional = true",
             )
         if is_below(real, "/proc"):
             message = f"{at(origin)}{path} would show the processes of the host"
@@ -465,8 +471,10 @@ class _Resolver:
         """Refuse to give or show a working directory that is more than a project: a home has keys in it.
         A path that somebody wrote out in full is taken to be meant."""
         written = mount.source if mount.source is not None else mount.destination
-        home, _ = self.trace.follow(self.home)
-        if written.startswith(("/", "~")) or not is_below(home, real):
+        named = (self.home, self.environ.get("HOME", ""))
+        homes = [self.trace.follow(each)[0] for each in named if each.startswith("/")]
+        home = next((each for each in homes if is_below(each, real)), None)
+        if written.startswith(("/", "~")) or home is None:
             return
         what = "your home directory" if real == home else "above your home directory"
         what = "the root of the file system" if real == "/" else what
@@ -508,7 +516,7 @@ class _Resolver:
                 f"name its real path, {real}",
             )
         if not kind:
-            make = f"mkdir -p {path + relative}" if place.directory else f"touch {path + relative}"
+            make = f"{'mkdir -p' if place.directory else 'touch'} {quote(path + relative)}"
             raise ProfileError(
                 f"{at(place.origin)}there is no {path + relative} to mount on, and the sandbox makes "
                 f"nothing in the host's {path}",
@@ -597,7 +605,7 @@ class _Resolver:
                 raise ProfileError(
                     f"{at(place.origin)}{place.destination} is to be hidden but does not exist, and the "
                     "command could make it, because it lies below a writable mount",
-                    f"mkdir -m 700 {guard.path}, or set optional = true",
+                    f"mkdir -m 700 {quote(guard.path)}, or set optional = true",
                 )
         for guard in hidden:
             self._refuse_links(guard, writable)
@@ -687,6 +695,11 @@ def real_source(place: Place) -> str:
     return os.path.normpath(f"{place.beneath}/{place.source}") if place.beneath else place.source
 
 
+def _is_home(path: str) -> bool:
+    """Whether *path* can be a home, and stand in passwd(5)."""
+    return path.startswith("/") and ":" not in path and not any(c < " " or c == "\x7f" for c in path)
+
+
 def _below_etc_table(real: str) -> bool:
     return any(is_below(real, f"/etc/{name}") for name in tables.ETC)
 
@@ -698,8 +711,6 @@ def _hard_limits() -> dict[int, int]:
 
 def _unseen(origin: Origin, what: str, path: str, error: OSError, mount: str = "") -> ProfileError:
     """What to say of a path that can't be looked at; *mount* is the key in [mounts] that names it, if any."""
-    from shlex import quote
-
     blocked = _blocked(path) if isinstance(error, PermissionError) else ""
     mend = f"chmod u+rx {quote(blocked)}" if blocked else f"ls -ld {quote(path)}"
     if mount:
@@ -731,5 +742,5 @@ def _check_overlay(origin: Origin, path: str, real: str, directory: bool) -> Non
     if below:
         raise ProfileError(
             f"{at(origin)}the kernel makes no overlay of {path}, because {below[0]} is a mount below it",
-            f"umount {below[0]}, or give the directories beside it an overlay each",
+            f"umount {quote(below[0])}, or give the directories beside it an overlay each",
         )

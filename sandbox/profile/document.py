@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from sandbox.errors import ProfileError
 from sandbox.profile.model import Origin
+from sandbox.words import printable
 
-__all__ = ["MAX_DEPTH", "Document", "Path", "Place", "parse", "printable", "scan"]
+__all__ = ["MAX_DEPTH", "Document", "Path", "Place", "parse", "scan"]
 
 #: How deep tables and lists may be nested: positions are found by recursion.
 MAX_DEPTH = 32
@@ -143,17 +144,6 @@ def _deeper(data: Mapping[str, Any], limit: int) -> bool:
 
 
 # --- messages --------------------------------------------------------------------------------------
-
-
-def printable(text: str) -> str:
-    """*text* with nothing in it that a terminal would act on: a project's file may be hostile."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or char == "\t" else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def _position(text: str, at: int) -> tuple[int, int]:

@@ -20,9 +20,10 @@ from sandbox import paths
 from sandbox.errors import ProfileError
 from sandbox.profile import files, merge
 from sandbox.profile.build import build, check
-from sandbox.profile.document import MAX_DEPTH, Document, Path, parse, printable
+from sandbox.profile.document import MAX_DEPTH, Document, Path, parse
 from sandbox.profile.kinds import nearest
 from sandbox.profile.model import Origin, Profile
+from sandbox.words import printable
 
 __all__ = ["Given", "Loader", "Project", "from_dict", "load", "names"]
 

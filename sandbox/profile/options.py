@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sandbox import paths
 from sandbox.errors import ProfileError
 from sandbox.profile import files
-from sandbox.profile.document import printable
 from sandbox.profile.kinds import Wrong, nearest
 from sandbox.profile.loader import READ, Given, quote_key
 from sandbox.profile.model import Origin
 from sandbox.profile.settings import SETTINGS, Option, Setting
+from sandbox.words import printable
 
 if TYPE_CHECKING:
     import argparse

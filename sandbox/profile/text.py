@@ -10,10 +10,10 @@ from sandbox import paths
 from sandbox.errors import SandboxError
 from sandbox.profile import loader
 from sandbox.profile.build import DEFAULT, value_of
-from sandbox.profile.document import printable
 from sandbox.profile.kinds import Map
 from sandbox.profile.model import Mount, Origin, Profile
 from sandbox.profile.settings import SETTINGS, TABLES, Setting
+from sandbox.words import printable, quote
 
 __all__ = ["Listed", "check", "check_profile", "new", "profiles", "show", "to_dict", "toml_value"]
 
@@ -264,7 +264,7 @@ def new(name: str | None = None, *, extends: str = "default", cwd: str | None = 
     where = "Relative paths start " + ("from this directory." if own else "where sandbox is called.")
     text = _NEW.format(
         schema=schema,
-        name=f" {_word(name)}" if name else "",
+        name=f" {quote(name)}" if name else "",
         where=where,
         extends=toml_value(extends),
     )
@@ -273,7 +273,8 @@ def new(name: str | None = None, *, extends: str = "default", cwd: str | None = 
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         raise SandboxError(
-            f"{printable(path)} exists already", f"sandbox profile check {_word(name or '')}".rstrip()
+            f"{printable(path)} exists already",
+            f"sandbox profile check {quote(name) if name else ''}".rstrip(),
         ) from None
     except OSError as error:
         raise SandboxError(f"cannot write {printable(path)}: {error.strerror}") from error
@@ -289,9 +290,3 @@ def _new_path(name: str | None, here: loader.Loader) -> str:
         return os.path.normpath(os.path.join(here.cwd, os.path.expanduser(name)))
     loader.check_name(name)
     return os.path.join(paths.config_dir(), "profiles", f"{name}.toml")
-
-
-def _word(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text) if text else ""

@@ -22,9 +22,10 @@ from sandbox import paths
 from sandbox.errors import ProfileError, SandboxError, TrustError
 from sandbox.profile import files, merge, narrows
 from sandbox.profile.build import build, value_of
-from sandbox.profile.document import Document, printable
+from sandbox.profile.document import Document
 from sandbox.profile.model import Mount, Profile
 from sandbox.profile.settings import BY_KEY, SETTINGS
+from sandbox.words import printable
 
 if TYPE_CHECKING:
     from sandbox.profile.loader import Loader, Project

@@ -376,27 +376,134 @@ def test_a_traceback_only_when_asked_for(sandbox_cmd: Command) -> None:
     assert 'no profile "nope"' in done.stderr
 
 
-def test_a_full_stdout_is_an_error(sandbox_cmd: Command) -> None:
-    with open("/dev/full", "w") as full:
-        for words in (["profile", "list"], ["--help"], ["run", "--help"], ["--version"]):
-            done = sandbox_cmd(*words, stdout=full, stderr=subprocess.PIPE)
-            assert done.returncode == 125
-            assert done.stderr == "sandbox: No space left on device (SANDBOX_DEBUG=1 shows where)\n"
+PRINTING = [
+    "profile list",
+    "profile list --json",
+    "profile show",
+    "profile schema --json",
+    "profile check",
+    "doctor",
+    "doctor --json",
+    "explain",
+    "run --dry-run true",
+    "--help",
+    "run --help",
+    "profile --help",
+    "--version",
+]
 
 
-def test_a_reader_that_went_away_is_none(here: Path) -> None:
+@pytest.mark.parametrize("words", PRINTING)
+@pytest.mark.parametrize(
+    ("redirect", "why", "mend"),
+    [
+        ("> /dev/full", "No space left on device", "make room, or redirect it to where there is some"),
+        (">&-", "Bad file descriptor", "leave it open"),
+    ],
+)
+def test_a_stdout_that_takes_nothing(here: Path, words: str, redirect: str, why: str, mend: str) -> None:
     environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
-    command = shlex.join([sys.executable, "-m", "sandbox", "profile", "schema"])
-    shell = f"{{ {command}; echo $? >&2; }} | true"
-    done = subprocess.run(["bash", "-c", shell], env=environ, capture_output=True, text=True, timeout=60)
-    assert done.stderr in ("141\n", "0\n")  # 0: all of it was written before
+    shell = f"{shlex.join([sys.executable, '-m', 'sandbox'])} {words} {redirect}"
+    done = subprocess.run(["sh", "-c", shell], env=environ, stderr=subprocess.PIPE, text=True, timeout=60)
+    message = f"sandbox: cannot write to standard output: {why}\nsandbox:   mend: {mend}\n"
+    assert (done.returncode, done.stderr) == (125, message)
+
+
+@pytest.mark.parametrize("words", PRINTING)
+def test_a_reader_that_went_away_is_none(here: Path, words: str) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
+    command = shlex.join([sys.executable, "-m", "sandbox"])
+    # The first thing that is written finds nobody at the other end.
+    shell = f"{{ read -r; {command} {words}; echo $? >&2; }} < {here}/go | : > {here}/go"
+    os.mkfifo(here / "go")
+    with subprocess.Popen(["bash", "-c", shell], env=environ, stderr=subprocess.PIPE, text=True) as process:
+        said = process.communicate(timeout=60)[1]
+    assert said == "141\n"
 
 
 def test_closed_stdout_and_stderr(here: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
-    for words, status in (("profile list", 0), ("run -p nope true", 125), ("", 125), ("--help", 0)):
+    for words in ("profile list", "run -p nope true", "", "--help"):
         shell = f"{shlex.join([sys.executable, '-m', 'sandbox'])} {words} >&- 2>&-"
-        assert subprocess.run(["sh", "-c", shell], env=environ, timeout=60).returncode == status
+        assert subprocess.run(["sh", "-c", shell], env=environ, timeout=60).returncode == 125
+
+
+@pytest.mark.parametrize("words", ["profile list", "explain -p ./p.toml", "profile show ./p.toml"])
+def test_a_locale_without_the_characters(sandbox_cmd: Command, here: Path, words: str) -> None:
+    (here / "p.toml").write_text('extends = "default"\ndescription = "für \u4e2d"\n')
+    done = sandbox_cmd(*words.split(), env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- names that are no text --------------------------------------------------------------------------
+
+ODD = os.fsdecode(b"o\xffd d")  # no UTF-8, and a space
+
+
+@pytest.fixture
+def odd(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = here / ODD
+    directory.mkdir(mode=0o777)
+    directory.chmod(0o777)
+    monkeypatch.chdir(directory)
+    return directory
+
+
+def test_a_directory_whose_name_is_no_text(run: Command, sandbox_cmd: Command, odd: Path) -> None:
+    done: Any = run("--report", f"{ODD}.json", "sh", "-c", "pwd; touch made", text=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, os.fsencode(odd) + b"\n", b"")
+    assert json.loads((odd / f"{ODD}.json").read_text())["verdict"] == "ok"
+    assert (odd / "made").exists()
+    explained = sandbox_cmd("explain", "--", "echo", ODD)
+    assert explained.returncode == 0
+    assert explained.stdout.endswith("run: echo $'o\\xffd d'\n")
+    assert "/o\\xffd d is the host's and writable" in explained.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "mend"),
+    [
+        (["-p", ODD], '"o\\xffd d" is not the name of a profile', ""),
+        (["-p", f"./{ODD}.toml"], "o\\xffd d.toml:2: the mount source", "mkdir -p $'"),
+        (["-v", f"{ODD}:/x"], "option --bind: the mount source", "mkdir -p $'"),
+        (["--env-file", ODD], "option --env-file: cannot read", ""),
+        (["--report", f"{ODD}/x"], "cannot write the report o\\xffd d/x", "mkdir -p $'o\\xffd d'"),
+        (["--root", ODD], "option --root: the root directory", "mkdir -p $'"),
+    ],
+)
+def test_messages_about_names_that_are_no_text(
+    sandbox_cmd: Command, odd: Path, words: list[str], message: str, mend: str
+) -> None:
+    (odd / f"{ODD}.toml").write_text('[mounts]\n"/x" = { source = "./gone", mode = "ro" }\n')
+    done = sandbox_cmd("run", *words, "true")
+    assert done.returncode == 125
+    assert done.stderr.startswith(f"sandbox: {message}")
+    assert f"  mend: {mend}" in done.stderr or not mend
+    assert "\\udc" not in done.stderr
+
+
+def test_json_of_names_that_are_no_text(sandbox_cmd: Command, odd: Path) -> None:
+    (odd / "sandbox.toml").write_text('extends = "default"\ndescription = "für"\n')
+    [project] = [
+        each for each in json.loads(sandbox_cmd("profile", "list", "--json").stdout) if not each["name"]
+    ]
+    assert project["file"].endswith("o\ufffdd d/sandbox.toml")
+    assert project["description"] == "für"
+    sandbox_cmd("run", "--report", "r.json", "-p", ODD, "true")
+    assert "o\\xffd d" in json.loads((odd / "r.json").read_text())["message"]
+
+
+# --- a home that is none -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["relative", "/with:colon", "/with\nline"])
+def test_a_home_that_can_be_none(sandbox_cmd: Command, home: str) -> None:
+    environ = {"HOME": home, **{f"XDG_{name}_HOME": None for name in ("CONFIG", "CACHE", "STATE", "DATA")}}
+    assert sandbox_cmd("profile", "list", env=environ).returncode == 0
+    done = sandbox_cmd("run", "-p", "dev", "true", env=environ)
+    assert done.returncode == 125
+    assert "can't be found: HOME is " in done.stderr
+    assert "  mend: export HOME=/" in done.stderr
 
 
 # --- the other verbs --------------------------------------------------------------------------------

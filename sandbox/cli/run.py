@@ -49,12 +49,14 @@ def build_parser() -> Parser:
 
 def main(arguments: list[str]) -> int:
     """Does not return when it could launch."""
-    from sandbox.profile import overrides_from
+    from sandbox.profile.options import env_files, overrides_from
 
     parser = build_parser()
     words, command = parser.split(arguments)
     options = parser.parse_options(words)
-    return execute(options, command, overrides_from(options), words)
+    # What came through a pipe is another thing the next time, and nothing about the pipe tells.
+    again = all(map(os.path.isfile, env_files(options)))
+    return execute(options, command, overrides_from(options), words if again else None)
 
 
 def execute(

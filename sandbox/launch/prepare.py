@@ -69,8 +69,7 @@ def prepare(
 
     Args:
         profile: a name, a path, a loaded profile, or None for the project's or "default".
-        overrides: by dotted key, as `sandbox.profile.load` takes them; on a loaded profile no
-            tables (mounts, env.set ...).
+        overrides: by dotted key, as `sandbox.profile.load` takes them.
         cwd: where relative paths start; absolute.
         environ: the caller's environment.
         guarded: files on the host that the command must not replace, besides our own (the report).
@@ -81,11 +80,11 @@ def prepare(
     from sandbox import host as hosts
     from sandbox.plan.compile import compile
     from sandbox.plan.resolve import resolve
-    from sandbox.profile import load
+    from sandbox.profile import adjust, load
     from sandbox.profile.model import Profile
 
     if isinstance(profile, Profile):
-        loaded = _adjusted(profile, overrides) if overrides else profile
+        loaded = adjust(profile, overrides, cwd=cwd) if overrides else profile
     else:
         loaded = load(profile, overrides, cwd=cwd)
     host = hosts.probe()
@@ -100,39 +99,6 @@ def prepare(
         environment=_by_reference(plan, invocation, loaded),
         stamps=(*plan.files, *map(FileStamp.take, loaded.looked)),
     )
-
-
-def _adjusted(profile: Profile, overrides: Mapping[str, object]) -> Profile:
-    """A loaded *profile* with single values changed.
-
-    Raises:
-        ProfileError: an unknown key, one that is a table, or a wrong value.
-    """
-    from dataclasses import replace
-
-    from sandbox.errors import ProfileError
-    from sandbox.profile.kinds import Map, Wrong
-    from sandbox.profile.model import Origin
-    from sandbox.profile.settings import BY_KEY
-
-    tables: dict[str, dict[str, object]] = {}
-    origins = dict(profile.origins)
-    for key, value in overrides.items():
-        setting = BY_KEY.get(key)
-        if setting is None or not setting.table or isinstance(setting.kind, Map) or key == "root.from":
-            raise ProfileError(
-                f"argument {key}: not for a profile that is loaded",
-                "give it to Profile.load() with the profile's name",
-            )
-        try:
-            tables.setdefault(setting.table, {})[setting.name] = setting.kind.parse(value)
-        except Wrong as error:
-            raise ProfileError(f"argument {setting.name}: {error}") from error
-        origins[key] = Origin(f"argument {setting.name}")
-    changed = {name: replace(getattr(profile, name), **values) for name, values in tables.items()}
-    adjusted = replace(profile, **changed, origins=origins)
-    adjusted.check()
-    return adjusted
 
 
 def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:

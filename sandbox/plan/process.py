@@ -160,7 +160,8 @@ def capabilities(profile: Profile, ids: IdPlan) -> int:
 
 def environment(profile: Profile, kept: Mapping[str, str], home: str, user: str) -> dict[str, str]:
     """The payload's variables: defaults of ours, what was kept of the caller's, what the profile sets.
-    Nothing else of the caller's environment goes in."""
+    Nothing else of the caller's environment goes in. Ours give way only to what was named in full."""
+    named = {name: kept[name] for name in profile.env.keep if name in kept}
     variables = {
         "PATH": DEFAULT_PATH,
         **kept,
@@ -169,6 +170,7 @@ def environment(profile: Profile, kept: Mapping[str, str], home: str, user: str)
         "LOGNAME": user,
         "SANDBOX": "1",
         "container": "sandbox",  # systemd's convention, so that programs can tell
+        **named,
         **profile.env.set,
     }
     return dict(sorted(variables.items()))

@@ -5,6 +5,7 @@
     merge      layers on top of each other         build      contradictions; the profile
     loader     lookup, extends, overrides          trust      what projects may say
     options    the command line                    schema     JSON schema and reference
+    reopen     overrides on a loaded profile
     text       profiles as TOML, new files, lists
 
 Knows nothing of this machine. Everything is imported when it is first used.
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sandbox.profile.loader import Given, from_dict, load
     from sandbox.profile.model import Profile
     from sandbox.profile.options import add_options, overrides_from
+    from sandbox.profile.reopen import adjust
     from sandbox.profile.settings import SETTINGS, Setting
     from sandbox.profile.text import Listed, check, new, profiles, show, to_dict
 
@@ -28,6 +30,7 @@ __all__ = [
     "Profile",
     "Setting",
     "add_options",
+    "adjust",
     "check",
     "from_dict",
     "load",
@@ -46,6 +49,7 @@ _MODULES = {
     "Profile": "model",
     "Setting": "settings",
     "add_options": "options",
+    "adjust": "reopen",
     "check": "text",
     "from_dict": "loader",
     "load": "loader",

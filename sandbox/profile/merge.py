@@ -194,6 +194,17 @@ def apply(merged: Merged, document: Document, changes: list[Change]) -> None:
             merged.rows[change.setting.key] = Row(joined, document, change.path, document)
         else:
             merged.rows[change.setting.key] = row
+    _keep_over_set(merged, changes)
+
+
+def _keep_over_set(merged: Merged, changes: list[Change]) -> None:
+    """A variable that *changes* take from the caller is no longer the one that an earlier document set."""
+    values = merged.tables.get("env.set", {})
+    own = {change.name for change in changes if change.setting.key == "env.set" and change.action == "set"}
+    for change in changes:
+        if change.setting.key == "env.keep" and change.action != "clear":
+            for name in set(change.value) - own:
+                values.pop(name, None)
 
 
 def _apply_entry(merged: Merged, change: Change, row: Row) -> None:

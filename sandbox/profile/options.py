@@ -23,7 +23,7 @@ from sandbox.words import printable
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_options", "overrides_from", "parse_bind", "parse_tmpfs"]
+__all__ = ["add_options", "env_files", "overrides_from", "parse_bind", "parse_tmpfs"]
 
 _MODES = ("ro", "rw", "overlay")
 _ENVIRONMENT = ("--env", "--env-file")
@@ -200,12 +200,10 @@ class _Variable(NamedTuple):
 def _environment(namespace: argparse.Namespace) -> dict[str, object]:
     """What --env-file and --env ask for. --env goes over --env-file in whatever order they were written, and
     the later over the earlier, as container tools have it."""
-    read: list[str] = []
     chosen: dict[str, _Variable] = {}
+    files_ = env_files(namespace)
     with _named("--env-file"):
-        for file in getattr(namespace, "profile_env_file", None) or ():
-            path = os.path.abspath(paths.home() + file[1:] if file.startswith("~/") else file)
-            read.append(path)
+        for path in files_:
             chosen.update(_in_file(path))
     with _named("--env"):
         for text in getattr(namespace, "profile_env", None) or ():
@@ -218,9 +216,16 @@ def _environment(namespace: argparse.Namespace) -> dict[str, object]:
     kept = [name for name, variable in chosen.items() if variable.value is None]
     if kept:
         found["env.extend-keep"] = Given(kept, chosen[kept[-1]].origin)
+    read = [path for path in files_ if os.path.lexists(os.path.realpath(path))]  # not /dev/fd/N of a pipe
     if read:
         found[READ] = read
     return found
+
+
+def env_files(namespace: argparse.Namespace) -> list[str]:
+    """The absolute paths that --env-file names."""
+    given = getattr(namespace, "profile_env_file", None) or ()
+    return [os.path.abspath(paths.home() + file[1:] if file.startswith("~/") else file) for file in given]
 
 
 def _in_file(path: str) -> Iterator[tuple[str, _Variable]]:
@@ -242,7 +247,7 @@ def _variable(text: str, where: str) -> tuple[str, str | None]:
 
 def _lines(path: str) -> list[str]:
     try:
-        data, _ = files.read(path)
+        data = files.read_once(path)
     except OSError as error:
         raise Wrong(f"cannot read {path}: {error.strerror}") from None
     return data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")

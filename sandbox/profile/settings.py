@@ -381,7 +381,8 @@ _ENV = (
         "env.keep",
         List(Text("the name of a variable", checks.keep_pattern), 'a list of names, as in ["LANG", "LC_*"]'),
         (),
-        "Variables that are taken from the caller; NAME* takes all that begin so.",
+        "Variables that are taken from the caller; NAME* takes all that begin so. One that is named goes "
+        "over an inherited value in set.",
         (Option(("-e", "--env"), "NAME[=VALUE]", "set a variable, or take it from the caller", True),),
         narrows.keep,
     ),
@@ -390,7 +391,14 @@ _ENV = (
         Map(Free("a text"), 'a table of texts, as in { CI = "1" }', checks.variable),
         {},
         "Variables and their values.",
-        (Option(("--env-file",), "FILE", "set the variables in FILE, a NAME=VALUE on each line", True),),
+        (
+            Option(
+                ("--env-file",),
+                "FILE",
+                "set the variables in FILE (or a pipe), a NAME=VALUE on each line",
+                True,
+            ),
+        ),
         # Never narrowing: LD_PRELOAD, PATH or GIT_CONFIG_GLOBAL make the user's own tools run the project's
         # code, with what the user pipes into them or keeps in the environment for them.
         clear=True,

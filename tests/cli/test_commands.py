@@ -260,6 +260,14 @@ def test_an_env_file_is_read_again(sandbox_cmd: Command, here: Path) -> None:
         assert sandbox_cmd("run", "--env-file", "env", "sh", "-c", "echo $A").stdout == f"{value}\n"
 
 
+def test_what_came_through_a_pipe_is_not_kept(sandbox_cmd: Command, here: Path, tmp_home: Path) -> None:
+    for value in ("one", "two"):
+        done = sandbox_cmd("run", "--env-file", "/dev/stdin", "sh", "-c", "echo $A", input=f"A={value}\n")
+        assert (done.stdout, done.stderr) == (f"{value}\n", "")
+    for path in (tmp_home / ".cache").rglob("*"):
+        assert path.is_dir() or b"two" not in path.read_bytes()
+
+
 @pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "unreadable", "directory"])
 def test_a_damaged_cache_is_no_error(sandbox_cmd: Command, tmp_home: Path, damage: str) -> None:
     assert sandbox_cmd("run", "true").returncode == 0

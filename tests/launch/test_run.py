@@ -146,14 +146,26 @@ def test_wrong_arguments_say_what_is_wrong(wrong: Any, kind: type[Exception], me
     assert open_fds() == before
 
 
-def test_a_loaded_profile_takes_single_values() -> None:
+def test_a_loaded_profile_takes_what_a_name_takes(tmp_path: Path) -> None:
     profile = sandbox.Profile.load("untrusted")
     r = sandbox.run(["sleep", "60"], profile=profile, timeout="200ms")
     assert r.verdict == "timeout"
     with pytest.raises(sandbox.ProfileError, match="argument timeout"):
         sandbox.run(["true"], profile=profile, timeout="soon")
-    with pytest.raises(sandbox.ProfileError, match=r"argument mounts: .*loaded"):
-        sandbox.run(["true"], profile=profile, mounts={"/x": "tmpfs"})
+    (tmp_path / "x").write_text("seen")
+    (tmp_path / "x").chmod(0o644)
+    tmp_path.chmod(0o755)
+    script = "cat /x/x; touch /t/made && echo $A"
+    r = sandbox.run(
+        ["sh", "-c", script],
+        profile=profile,
+        binds=[f"{tmp_path}:/x:ro"],
+        mounts={"/t": "tmpfs"},
+        overrides={"env.set": {"A": "1"}},
+        text=True,
+    )
+    assert (r.stdout, r.stderr) == ("seen1\n", "")
+    assert profile == sandbox.Profile.load("untrusted")
 
 
 def test_loaded_profiles_are_told_apart() -> None:

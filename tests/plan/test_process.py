@@ -36,6 +36,13 @@ def test_who_the_payload_is_is_not_kept_from_the_caller() -> None:
     assert plan.environment["PATH"] == "/p"
 
 
+def test_but_is_where_it_is_named() -> None:
+    profile = Profile(env=Environment(keep=("HOME", "U*", "S*")))
+    environ = {"HOME": "/x", "USER": "x", "SANDBOX": "x"}
+    plan = plan_of(profile, call(environ=environ))
+    assert [plan.environment[name] for name in ("HOME", "USER", "SANDBOX")] == ["/x", "u", "1"]
+
+
 def test_no_capabilities_by_default() -> None:
     assert numbers(records(plan_of(), Kind.CAPABILITIES)[0]) == [0]
     assert numbers(records(plan_of(Profile(user=User("root"))), Kind.CAPABILITIES)[0]) == [0]

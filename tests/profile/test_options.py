@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from sandbox.errors import NotAvailableError, ProfileError
-from sandbox.profile import Profile, add_options, load, overrides_from
+from sandbox.profile import Profile, add_options, files, load, overrides_from
 from sandbox.profile.model import Mount
 from sandbox.profile.options import flags, parse_bind, parse_tmpfs
 
@@ -104,6 +106,61 @@ def test_environment(tmp_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {f"{tmp_home}/e", f"{tmp_home}/f"} <= set(found.files)
 
 
+def test_what_is_taken_from_the_caller_goes_over_what_the_profile_sets(tmp_home: Path) -> None:
+    (tmp_home / "p.toml").write_text('extends = "default"\n[env.set]\nA = "1"\nB = "2"\n')
+    profile = str(tmp_home / "p.toml")
+    found = run("-e", "A", "-e", "C=3", profile=profile).env
+    assert found.set == {"B": "2", "C": "3"}
+    assert found.keep[-1] == "A"
+    assert run("-e", "A", "-e", "A=4", profile=profile).env.set == {"A": "4", "B": "2"}
+    assert run("-e", "A=4", "-e", "A", profile=profile).env.set == {"B": "2"}
+
+
+def test_an_environment_file_may_be_a_pipe(tmp_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.write(write, b"A=1\n")
+    writer = threading.Timer(0.2, lambda: (os.write(write, b"B=2\n"), os.close(write)))
+    writer.start()
+    try:
+        found = run("--env-file", f"/dev/fd/{read}")
+    finally:
+        writer.join()
+        os.close(read)
+    assert found.env.set == {"A": "1", "B": "2"}
+    assert [path for path in found.files if "fd" in path] == []
+
+
+def test_an_environment_file_that_is_a_fifo(tmp_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fifo = tmp_home / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Timer(0.2, fifo.write_text, ["A=1\n"])
+    writer.start()
+    try:
+        found = run("--env-file", str(fifo))
+    finally:
+        writer.join()
+    assert found.env.set == {"A": "1"}
+    assert str(fifo) in found.files  # to be protected
+    monkeypatch.setattr(files, "PATIENCE", 50)
+    assert wrong("--env-file", str(fifo)) == f"option --env-file: cannot read {fifo}: nobody writes to it"
+    # One that has come, and thinks: not given up.
+    silent = os.open(fifo, os.O_RDWR)
+    writer = threading.Timer(0.3, lambda: (os.write(silent, b"A=2\n"), os.close(silent)))
+    writer.start()
+    try:
+        assert run("--env-file", str(fifo)).env.set == {"A": "2"}
+    finally:
+        writer.join()
+
+
+def test_an_endless_environment_file(tmp_home: Path) -> None:
+    with subprocess.Popen(["yes", "A=1"], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert "larger than 1 MiB" in wrong("--env-file", f"/dev/fd/{process.stdout.fileno()}")
+        process.kill()
+    assert "neither a regular file nor a pipe" in wrong("--env-file", "/dev/zero")
+
+
 def test_names_that_need_quotes(tmp_home: Path) -> None:
     assert run("-e", 'a.b"c=1').env.set == {'a.b"c': "1"}
     assert run("--tmpfs", '/a.b"c').mounts[1] == Mount('/a.b"c', "tmpfs")
@@ -149,7 +206,7 @@ def test_bytes_that_are_no_text(tmp_home: Path) -> None:
         ("-e =x", "option --env: ", "not NAME"),
         ("-e *", "option --env: ", "whole environment"),
         ("--env-file /nonexistent", "option --env-file: ", "No such file"),
-        ("--env-file /dev/null", "option --env-file: ", "not a regular file"),
+        ("--env-file /dev/null", "option --env-file: ", "neither a regular file nor a pipe"),
         ("--require memry", "option --require: ", 'did you mean "memory"'),
         ("--require memory", "option --require: ", "is not set"),
         ("--require pids,,net", "option --require: ", "can't be required"),

@@ -24,12 +24,9 @@ MAX_ENTRY = 16 << 20
 INFLUENCES = (
     "HOME",
     "KUBERNETES_SERVICE_HOST",
-    "LOGNAME",
     "PATH",
     "SHELL",
     "SSH_AUTH_SOCK",
-    "TMPDIR",
-    "USER",
     "XDG_CACHE_HOME",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
@@ -50,6 +47,10 @@ _VALUED = """
 """
 FLAGS, VALUED = frozenset(_FLAGS.split()), frozenset(_VALUED.split())
 _SLOW = ("-h", "--help", "--dry-run", "--name", "--keep", "-d", "--detach")
+
+#: how the lines of proc(5)'s status begin that tell what this process may look at and make: ids,
+#: supplementary groups, capabilities, whether newuidmap can gain rights
+_RIGHTS = (b"Uid:", b"Gid:", b"Grou", b"CapE", b"CapB", b"NoNe")
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 HELPER = PACKAGE + "/_helper/sandbox-helper"
@@ -189,12 +190,14 @@ def key_of(options: list[str]) -> tuple[object, ...]:
         boot = file.read(36)
     with open("/proc/self/limits", "rb", 0) as file:  # a plan's own are no higher than the caller's
         limits = file.read(4096)
+    with open("/proc/self/status", "rb", 0) as file:
+        rights = [line for line in file.read().split(b"\n") if line[:4] in _RIGHTS]
     return (
         VERSION,
         sys.hexversion,
         PACKAGE,
-        os.getresuid(),
-        os.getresgid(),
+        tuple(rights),
+        os.getpriority(os.PRIO_PROCESS, 0),  # what an untrusted project's is compared with
         boot,
         limits,
         os.stat("/proc/self/ns/user").st_ino,

@@ -322,8 +322,9 @@ def _prepare(
         raise SetupError(message, "cd to a directory that exists") from error
     environ = dict(os.environ)
     asked = profile if profile is None or isinstance(profile, str) else id(profile)
+    rights = (os.geteuid(), os.getegid(), *os.getgroups(), os.getpriority(os.PRIO_PROCESS, 0))
     hard = tuple(resource.getrlimit(number) for number in range(16))  # a plan's own are no higher
-    key = (asked, repr(sorted(overrides.items())), where, frozenset(environ.items()), os.geteuid(), hard)
+    key = (asked, repr(sorted(overrides.items())), where, frozenset(environ.items()), rights, hard)
     with _plans_lock:
         found = _plans.get(key)
         if found is not None:

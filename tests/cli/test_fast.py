@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from sandbox.cli import cache, fast
 from sandbox.cli.run import build_parser
 from sandbox.launch import scratch
 from sandbox.plan.plan import FileStamp
+
+ROOT = Path(paths.__file__).parent.parent
 
 text = st.text(st.characters(blacklist_characters="\0", blacklist_categories=()), max_size=20).filter(
     lambda value: value == os.fsdecode(os.fsencode(value)) if _encodable(value) else False
@@ -255,6 +260,48 @@ def test_the_key_tells_calls_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "d").mkdir()
     monkeypatch.chdir(tmp_path / "d")
     assert fast.key_of([]) != first
+
+
+@pytest.mark.parametrize("name", fast.INFLUENCES)
+def test_the_key_has_each_variable_that_influences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(name, raising=False)
+    without = fast.key_of([])
+    monkeypatch.setenv(name, "/x")
+    assert fast.key_of([]) != without
+
+
+KEY = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; from sandbox.cli import fast; print(fast.key_of([]))"
+
+
+def key_under(*wrapper: str) -> str:
+    """The key of a process that is made the same way but for what *wrapper* changes."""
+    done = subprocess.run([*wrapper, sys.executable, "-c", KEY], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        ["prlimit", "--nofile=99:99"],
+        ["nice", "-n", "3"],
+        ["setpriv", "--no-new-privs"],
+        ["unshare", "--user", "--map-current-user"],
+        ["unshare", "--user", "--map-root-user", "--mount"],
+        ["unshare", "--user", "--map-root-user", "setpriv", "--bounding-set", "-sys_admin"],
+    ],
+    ids=" ".join,
+)
+def test_the_key_tells_processes_apart(wrapper: list[str]) -> None:
+    assert key_under() == key_under()
+    assert key_under(*wrapper) != key_under()
+
+
+@pytest.mark.as_root
+@pytest.mark.parametrize("option", ["--groups=12345", "--regid=12345", "--reuid=12345"])
+def test_the_key_tells_groups_apart(option: str, need: Callable[..., None]) -> None:
+    need("root")
+    groups = [] if option.startswith("--groups") else ["--clear-groups"]
+    assert key_under("setpriv", option, *groups) != key_under("setpriv", "--clear-groups")
 
 
 def test_names_of_files_are_stable_and_harmless() -> None:

@@ -58,7 +58,8 @@ enum message_type {
     MSG_USAGE,        /* answer to MSG_POLL: a memory bytes, b cpu us (live and reaped), c tasks,
                          d disk bytes used in writable tmpfs of ours, e USAGE_* bits */
     /* supervisor to init */
-    MSG_MAPPED = 32,  /* the id maps are written: begin */
+    MSG_MAPPED = 32,  /* the id maps are written: begin. For an init that was made ahead: data is the struct
+                         command_stdio, fds a memfd with the plan, then what stdio.fd names, in order */
     MSG_SPAWN,        /* id: data is an encoded plan with one SPAWN record (or one fd more, a memfd with
                          it, before the others); fds stdin, stdout, stderr */
     MSG_SIGNAL,       /* id: a signal number, for the command's (foreground) process group */
@@ -116,16 +117,41 @@ struct init_process {
     int userns; /* A, for cleaning up what its ids own */
 };
 
-/* clone3 init with the plan's namespaces, write its id maps (or have newuidmap write them) and
- * let it begin. Everything in `stdio` and the plan is inherited. On failure nothing is left.
+/* An init_process that is none. */
+void init_clear(struct init_process *init);
+
+/* The namespaces that a plan wants, as clone(2) flags. */
+uint64_t init_namespaces(const struct plan *plan);
+
+/* clone3 init with these namespaces; it waits for init_begin. The plan and `stdio` are inherited; without a
+ * plan (NULL) it is made ahead, and gets both when it begins. On failure nothing is left.
  * Returns 0, or -1 with *failure filled. */
-int init_start(const struct plan *plan, const struct command_stdio *stdio, struct init_process *init,
-               struct failure *failure);
+int init_clone(uint64_t namespaces, const struct plan *plan, const struct command_stdio *stdio,
+               struct init_process *init, struct failure *failure);
+
+/* Write init's id maps (or have newuidmap write them) and let it begin; `plan_fd`: the plan, for an init
+ * that was made ahead, else -1. On failure nothing is left. Returns 0, or -1 with *failure filled. */
+int init_begin(const struct plan *plan, int plan_fd, const struct command_stdio *stdio,
+               struct init_process *init, struct failure *failure);
+
+/* Kill an init that is not needed, and close what belongs to it. */
+void init_abandon(struct init_process *init);
 
 /* init's life, in the child; never returns (init.c). */
 _Noreturn void init_main(const struct plan *plan, const struct command_stdio *stdio, int socket);
 
+/* What a supervisor that a broker forked has besides its plan. */
+struct made_ahead {
+    struct init_process init; /* none: pid -1 */
+    uint64_t namespaces;      /* of init */
+    int plan_fd;              /* -1: there is no broker */
+};
+
 /* The supervisor's life (supervisor.c): returns the exit status. */
-int supervisor_main(struct plan *plan);
+int supervisor_main(struct plan *plan, struct made_ahead *ahead);
+
+/* The broker's life (broker.c): requests come on the socket, and it ends with the process whose pidfd
+ * `lifeline` is. Returns the exit status. */
+int broker_main(int socket, int lifeline);
 
 #endif

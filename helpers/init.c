@@ -87,16 +87,43 @@ static void raise_descriptor_limit(struct init *init)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static void wait_for_maps(const struct init *init)
+/* Made ahead, init has what a broker had: nothing of that is its business. */
+static void let_go_of_broker(struct init *init)
 {
-    char buffer[sizeof(struct message) + 64];
-    ssize_t n;
+    if (dup2(init->socket, 3) < 0 || sys_close_range(4, ~0u) < 0)
+        _exit(EXIT_OURS);
+    init->socket = 3;
+    fcntl(init->socket, F_SETFD, FD_CLOEXEC);
+}
 
-    do
-        n = recv(init->socket, buffer, sizeof(buffer), 0);
-    while (n < 0 && errno == EINTR);
-    if (n < (ssize_t)sizeof(struct message))
-        _exit(EXIT_OURS); /* the supervisor is gone or gave up */
+/* The plan and the descriptors of an init that was made ahead. */
+static void take_plan(struct init *init, struct command_stdio *stdio, const char *data, size_t size, int *fds)
+{
+    static struct plan plan;
+    const char *why;
+    int next = 1;
+
+    if (size != sizeof(*stdio) || fds[0] < 0 || plan_read(fds[0], &plan, &why) < 0)
+        _exit(EXIT_OURS);
+    memcpy(stdio, data, sizeof(*stdio));
+    for (int i = 0; i < 3; i++)
+        if (stdio->fd[i] >= 0)
+            stdio->fd[i] = next < MESSAGE_FDS ? fds[next++] : -1;
+    close_fd(&fds[0]);
+    init->plan = &plan;
+}
+
+/* The supervisor is gone, or gave up, when nothing comes. */
+static void wait_for_maps(struct init *init, struct command_stdio *stdio)
+{
+    static char buffer[MESSAGE_MAX];
+    const struct message *message = (const struct message *)(const void *)buffer;
+    int fds[MESSAGE_FDS];
+
+    if (message_receive(init->socket, buffer, fds) <= 0 || message->type != MSG_MAPPED)
+        _exit(EXIT_OURS);
+    if (!init->plan)
+        take_plan(init, stdio, buffer + sizeof(*message), message->size, fds);
 }
 
 /* The caller's supplementary groups would stay with the command and open what they open. Where ids
@@ -257,7 +284,7 @@ static _Noreturn void serve(struct init *init)
 
 _Noreturn void init_main(const struct plan *plan, const struct command_stdio *given, int socket)
 {
-    struct command_stdio stdio = *given;
+    struct command_stdio stdio = given ? *given : (struct command_stdio){.fd = {-1, -1, -1}};
     struct failure failure = {0};
     struct message ready = {.type = MSG_READY};
     static struct init init;
@@ -272,8 +299,10 @@ _Noreturn void init_main(const struct plan *plan, const struct command_stdio *gi
     init.null = init.terminal = init.children = -1;
     init.root = (struct root){.fd = -1, .pool = -1, .proc = -1, .devpts = -1, .scratch = -1};
     setsid();
+    if (!plan)
+        let_go_of_broker(&init);
     raise_descriptor_limit(&init);
-    wait_for_maps(&init);
+    wait_for_maps(&init, &stdio);
     if (keep_descriptors(&init, &stdio) < 0) {
         fail(&failure, errno, NULL, "cannot arrange descriptors: %s (the limit on open files is %llu)",
              strerror(errno), (unsigned long long)init.files.rlim_max);

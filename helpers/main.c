@@ -8,13 +8,21 @@
 
 #include "helper.h"
 
-static int read_plan(const char *text, struct plan *plan)
+/* -1 when it is no descriptor's number. */
+static int descriptor(const char *text)
 {
     char *end;
     long fd = strtol(text, &end, 10);
-    const char *why = "its descriptor is not a number";
 
-    if (*text && *end == 0 && fd >= 0 && fd < 1 << 20 && plan_read((int)fd, plan, &why) == 0)
+    return *text && *end == 0 && fd >= 0 && fd < 1 << 20 ? (int)fd : -1;
+}
+
+static int read_plan(const char *text, struct plan *plan)
+{
+    const char *why = "its descriptor is not a number";
+    int fd = descriptor(text);
+
+    if (fd >= 0 && plan_read(fd, plan, &why) == 0)
         return 0;
     dprintf(2, "sandbox: cannot read the plan: %s\n", why);
     return -1;
@@ -56,7 +64,9 @@ static int run(const char *fd)
 
     if (read_plan(fd, &plan) < 0)
         return EXIT_OURS;
-    status = supervisor_main(&plan);
+    struct made_ahead ahead = {.plan_fd = -1};
+    init_clear(&ahead.init);
+    status = supervisor_main(&plan, &ahead);
     plan_free(&plan);
     return status;
 }
@@ -65,6 +75,8 @@ int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "run") == 0)
         return run(argv[2]);
+    if (argc == 4 && strcmp(argv[1], "broker") == 0 && descriptor(argv[2]) >= 0 && descriptor(argv[3]) >= 0)
+        return broker_main(descriptor(argv[2]), descriptor(argv[3]));
     if (argc == 3 && strcmp(argv[1], "decode") == 0)
         return decode(argv[2]);
     if (argc == 2 && strcmp(argv[1], "true") == 0)

@@ -157,15 +157,10 @@ static int run_tools(const struct plan *plan, const struct record *record, pid_t
     return result;
 }
 
-static int set_up_ids(const struct plan *plan, struct init_process *init, struct failure *failure)
+static int set_up_ids(const struct plan *plan, const struct init_process *init, struct failure *failure)
 {
     const struct record *tool = plan_find(plan, KIND_IDTOOL);
-    char path[64];
 
-    snprintf(path, sizeof(path), "/proc/%d/ns/user", init->pid);
-    init->userns = open(path, O_RDONLY | O_CLOEXEC);
-    if (init->userns < 0)
-        return fail(failure, errno, NULL, "cannot open the user namespace: %s", strerror(errno));
     return tool ? run_tools(plan, tool, init->pid, failure) : write_maps(plan, init->pid, failure);
 }
 
@@ -197,7 +192,13 @@ static int give_scratch(const struct plan *plan, struct failure *failure)
     return 0;
 }
 
-static void abandon(struct init_process *init)
+void init_clear(struct init_process *init)
+{
+    init->pid = -1;
+    init->pidfd = init->socket = init->userns = -1;
+}
+
+void init_abandon(struct init_process *init)
 {
     if (init->pid > 0) {
         kill(init->pid, SIGKILL);
@@ -207,6 +208,7 @@ static void abandon(struct init_process *init)
     close_fd(&init->pidfd);
     close_fd(&init->socket);
     close_fd(&init->userns);
+    init->pid = -1;
 }
 
 static int explain_clone(int error, struct failure *failure)
@@ -226,25 +228,35 @@ static int explain_clone(int error, struct failure *failure)
     }
 }
 
-int init_start(const struct plan *plan, const struct command_stdio *stdio, struct init_process *init,
-               struct failure *failure)
+uint64_t init_namespaces(const struct plan *plan)
 {
-    const struct record *namespaces = plan_find(plan, KIND_NAMESPACES);
-    struct message go = {.type = MSG_MAPPED};
+    const struct record *record = plan_find(plan, KIND_NAMESPACES);
+    uint64_t optional = K_CLONE_NEWCGROUP | K_CLONE_NEWUTS | K_CLONE_NEWIPC | K_CLONE_NEWNET;
+
+    return record ? (uint64_t)record_int(record, 0) & optional : 0;
+}
+
+static int open_userns(struct init_process *init)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/ns/user", init->pid);
+    init->userns = open(path, O_RDONLY | O_CLOEXEC);
+    return init->userns;
+}
+
+int init_clone(uint64_t namespaces, const struct plan *plan, const struct command_stdio *stdio,
+               struct init_process *init, struct failure *failure)
+{
     int pair[2], pidfd = -1;
     struct k_clone_args args = {
-        .flags = K_CLONE_NEWUSER | K_CLONE_NEWNS | K_CLONE_NEWPID | K_CLONE_PIDFD | K_CLONE_CLEAR_SIGHAND,
+        .flags = namespaces | K_CLONE_NEWUSER | K_CLONE_NEWNS | K_CLONE_NEWPID | K_CLONE_PIDFD |
+                 K_CLONE_CLEAR_SIGHAND,
         .pidfd = (uint64_t)(uintptr_t)&pidfd,
         .exit_signal = SIGCHLD,
     };
 
-    init->pid = -1;
-    init->pidfd = init->socket = init->userns = -1;
-    if (give_scratch(plan, failure) < 0)
-        return -1;
-    if (namespaces)
-        args.flags |= (uint64_t)record_int(namespaces, 0) & (K_CLONE_NEWCGROUP | K_CLONE_NEWUTS | K_CLONE_NEWIPC |
-                                                             K_CLONE_NEWNET);
+    init_clear(init);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return fail(failure, errno, NULL, "cannot make a socket: %s", strerror(errno));
     init->pid = sys_clone3(&args);
@@ -257,15 +269,42 @@ int init_start(const struct plan *plan, const struct command_stdio *stdio, struc
     init->socket = pair[0];
     init->pidfd = pidfd;
     if (init->pid < 0) {
-        abandon(init);
+        init_abandon(init);
         return explain_clone(error, failure);
     }
-    if (set_up_ids(plan, init, failure) < 0) {
-        abandon(init);
+    if (open_userns(init) < 0) {
+        error = errno;
+        init_abandon(init);
+        return fail(failure, error, NULL, "cannot open the user namespace: %s", strerror(error));
+    }
+    return 0;
+}
+
+/* What an init that was made ahead can't have inherited goes along. */
+static int send_begin(int plan_fd, const struct command_stdio *stdio, const struct init_process *init)
+{
+    struct message begin = {.type = MSG_MAPPED};
+    int fds[MESSAGE_FDS], count = 0;
+
+    if (plan_fd < 0)
+        return message_send(init->socket, &begin, NULL, NULL, 0);
+    fds[count++] = plan_fd;
+    for (int i = 0; i < 3; i++)
+        if (stdio->fd[i] >= 0)
+            fds[count++] = stdio->fd[i];
+    begin.size = sizeof(*stdio);
+    return message_send(init->socket, &begin, stdio, fds, count);
+}
+
+int init_begin(const struct plan *plan, int plan_fd, const struct command_stdio *stdio,
+               struct init_process *init, struct failure *failure)
+{
+    if (give_scratch(plan, failure) < 0 || set_up_ids(plan, init, failure) < 0) {
+        init_abandon(init);
         return -1;
     }
-    if (message_send(init->socket, &go, NULL, NULL, 0) < 0) {
-        abandon(init);
+    if (send_begin(plan_fd, stdio, init) < 0) {
+        init_abandon(init);
         return fail(failure, EPIPE, NULL, "cannot start: init ended before it began");
     }
     return 0;

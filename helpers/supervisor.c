@@ -57,7 +57,9 @@ static int by_number(const void *a, const void *b)
 /* What the caller had open besides is none of our business, and must not get any further. */
 static int close_others(struct supervisor *s)
 {
-    int kept[] = {2, s->stdio[0], s->stdio[1], s->stdio[2], s->control, s->lifeline, s->report};
+    const struct made_ahead *ahead = s->ahead;
+    int kept[] = {2, s->stdio[0], s->stdio[1], s->stdio[2], s->control, s->lifeline, s->report,
+                  ahead->plan_fd, ahead->init.socket, ahead->init.pidfd, ahead->init.userns};
     const unsigned count = sizeof(kept) / sizeof(kept[0]);
 
     qsort(kept, count, sizeof(kept[0]), by_number);
@@ -454,13 +456,28 @@ static unsigned prepare_pty(struct supervisor *s, struct command_stdio *io)
     return skip;
 }
 
+/* The init that was made ahead, if its namespaces are those of the plan; else one that is made now. */
+static int have_init(struct supervisor *s, const struct command_stdio *io)
+{
+    uint64_t namespaces = init_namespaces(s->plan);
+    bool fits = s->ahead->init.pid > 0 && s->ahead->namespaces == namespaces;
+
+    s->init = s->ahead->init;
+    if (fits)
+        return 0;
+    init_abandon(&s->init);
+    close_fd(&s->ahead->plan_fd);
+    return init_clone(namespaces, s->plan, io, &s->init, &s->failure);
+}
+
 static int start_init(struct supervisor *s, const struct command_stdio *io)
 {
     const int size = 1 << 20; /* of which we get what net.core.wmem_max allows */
     struct rlimit files;
 
-    if (init_start(s->plan, io, &s->init, &s->failure) < 0)
+    if (have_init(s, io) < 0 || init_begin(s->plan, s->ahead->plan_fd, io, &s->init, &s->failure) < 0)
         return -1;
+    close_fd(&s->ahead->plan_fd);
     /* Each command has pipes here. Only now: init has the caller's limit to hand on. */
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
@@ -471,6 +488,15 @@ static int start_init(struct supervisor *s, const struct command_stdio *io)
     return fcntl(s->init.socket, F_SETFL, O_RDWR | O_NONBLOCK);
 }
 
+/* Whose child we are not has to be told who we are. */
+static void introduce(struct supervisor *s)
+{
+    char json[64];
+    int size = snprintf(json, sizeof(json), "{\"event\":\"supervisor\",\"pid\":%d}", getpid());
+
+    control_send(s, json, (size_t)size, (int)syscall(SYS_pidfd_open, getpid(), 0));
+}
+
 static int start(struct supervisor *s)
 {
     struct command_stdio io = {.fd = {-1, -1, -1}};
@@ -479,6 +505,8 @@ static int start(struct supervisor *s)
 
     if (take_descriptors(s, &s->failure) < 0 || watch_signals(s, &s->failure) < 0)
         return -1;
+    if (s->ahead->plan_fd >= 0)
+        introduce(s);
     if (s->one_shot) {
         job = job_new(s, 0);
         if (!job)
@@ -583,7 +611,7 @@ static int finish(struct supervisor *s)
     return s->status;
 }
 
-int supervisor_main(struct plan *plan)
+int supervisor_main(struct plan *plan, struct made_ahead *ahead)
 {
     static struct supervisor s;
     const struct record *verbosity = plan_find(plan, KIND_VERBOSITY);
@@ -597,13 +625,14 @@ int supervisor_main(struct plan *plan)
         .report = -1,
         .verbosity = verbosity ? (int)record_int(verbosity, 0) : 1,
         .one_shot = plan_find(plan, KIND_ARGV) != NULL,
-        .init = {.pid = -1, .pidfd = -1, .socket = -1, .userns = -1},
+        .ahead = ahead,
         .last_event = &s.events,
         .terminal = {.fd = -1, .master = -1},
         .pty_in = -1,
         .pty_out = -1,
         .signals = -1,
     };
+    init_clear(&s.init);
     limits_read(&s.limits, plan);
     if (s.verbosity >= 2)
         list_operations(plan);

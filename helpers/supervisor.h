@@ -47,6 +47,7 @@ struct supervisor {
     bool one_shot;
 
     struct init_process init;
+    struct made_ahead *ahead;
     struct failure failure;
     bool failed;    /* the set-up failed: nothing ran */
     bool ready;

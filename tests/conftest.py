@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from sandbox.launch import broker
 from tests.support import leaks as leak_check
 from tests.support.needs import IN_CI
 from tests.support.needs import need as need_now
@@ -85,6 +86,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     watched = (home / ".tmp", home / ".runtime", home / ".local" / "state" / "sandbox" / "scratch")
     before = leak_check.State.take(watched)
     yield
+    broker.stop()  # this process's own is kept between launches
     left = leak_check.left_since(before, watched)
     if left:
         pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)

@@ -13,12 +13,12 @@ import select
 import signal
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sandbox import paths
 from sandbox.errors import SetupError
 
-__all__ = ["Backend", "Helper", "Native", "above_stdio"]
+__all__ = ["Backend", "Child", "Helper", "Native", "above_stdio", "plan_file", "spawn"]
 
 
 class Helper(Protocol):
@@ -63,29 +63,42 @@ class Native:
     """
 
     def start(self, plan: bytes, fds: Sequence[int], *, own_group: bool = True) -> Helper:
-        path = paths.helper()
         try:
-            memory = _plan_file(plan)
+            memory = plan_file(plan)
         except OSError as error:
             raise SetupError(f"cannot store the plan: {error.strerror}", errno=error.errno or 0) from error
         try:
-            # A dup2 of a descriptor to itself clears its CLOEXEC flag, in the child only (POSIX.1-2024;
-            # glibc since 2.29). Descriptors of the caller's that are inherited besides are closed by the
-            # helper first of all.
-            actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in {memory, *fds}]
-            arguments = ["sandbox-helper", "run", str(memory)]
-            if own_group:
-                pid = os.posix_spawn(path, arguments, {}, file_actions=actions, setsigmask=(), setpgroup=0)
-            else:
-                pid = os.posix_spawn(path, arguments, {}, file_actions=actions, setsigmask=())
-        except OSError as error:
-            raise _spawn_error(path, error) from error
+            return spawn(["run", str(memory)], [memory, *fds], own_group=own_group)
         finally:
             os.close(memory)
-        return _Child(pid)
 
 
-class _Child:
+def spawn(
+    arguments: Sequence[str],
+    fds: Sequence[int],
+    actions: Sequence[tuple[Any, ...]] = (),
+    *,
+    own_group: bool = True,
+) -> Child:
+    """Start the helper in a role, with *fds* as they are numbered here, after *actions* of posix_spawn(3).
+
+    Raises:
+        SetupError: it could not be started.
+    """
+    path = paths.helper()
+    # A dup2 of a descriptor to itself clears its CLOEXEC flag, in the child only (POSIX.1-2024; glibc since
+    # 2.29). Descriptors of the caller's that are inherited besides are closed by the helper first of all.
+    inherited = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in set(fds)]
+    words = ["sandbox-helper", *arguments]
+    group: dict[str, Any] = {"setpgroup": 0} if own_group else {}
+    try:
+        pid = os.posix_spawn(path, words, {}, file_actions=[*actions, *inherited], setsigmask=(), **group)
+    except OSError as error:
+        raise _spawn_error(path, error) from error
+    return Child(pid)
+
+
+class Child:
     """The helper as our child: waited for by its pidfd alone, so that neither somebody else's
     waitpid(-1) nor SIGCHLD being ignored confuses us."""
 
@@ -145,7 +158,8 @@ def above_stdio(fd: int) -> int:
         os.close(fd)
 
 
-def _plan_file(plan: bytes) -> int:
+def plan_file(plan: bytes) -> int:
+    """A memfd with *plan*, at its beginning. Raises OSError."""
     fd = above_stdio(os.memfd_create("sandbox-plan", os.MFD_CLOEXEC))
     try:
         view = memoryview(plan)

@@ -25,6 +25,7 @@ from typing import Any
 
 from sandbox.errors import SetupError
 from sandbox.launch.backend import Helper, above_stdio
+from sandbox.launch.broker import Remote
 from sandbox.launch.streams import Pump
 from sandbox.wire import Kind, Record, encode
 
@@ -279,6 +280,9 @@ class Channel:
             self.ready = True
         elif name == "error":
             self.error = event
+        elif name == "supervisor" and isinstance(self.helper, Remote):
+            self.helper.introduce(event["pid"], fd)
+            fd = -1
         elif name == "end":
             self.ended = True
         elif box is None or name == "started":  # nobody is interested

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from sandbox import wire
 from sandbox.errors import SetupError
 from sandbox.launch import scratch
-from sandbox.launch.backend import Backend, Native, above_stdio
+from sandbox.launch.backend import Backend, above_stdio
+from sandbox.launch.broker import BROKERED
 from sandbox.launch.channel import Channel, pair
 from sandbox.launch.prepare import Prepared
 from sandbox.wire import Kind, Record
@@ -52,7 +53,7 @@ def start(
             directory = scratch.make()
             undo.callback(os.rmdir, directory)
             records.append(Record(Kind.SCRATCH, "", "", (directory,)))
-        helper = (backend or Native()).start(
+        helper = (backend or BROKERED).start(
             wire.extend(prepared.static, records), [theirs, lifeline, *fds], own_group=own_group
         )
         undo.pop_all()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import sandbox
+from sandbox.launch import broker
 from sandbox.launch.api import _MAX_FILE
 from sandbox.launch.options import KEYS
 from sandbox.profile.settings import BY_KEY
@@ -204,6 +205,7 @@ def test_many_threads_run_at_once() -> None:
         thread.join()
     assert sorted(own for own, _ in results) == list(range(40))
     assert all(r.returncode == own and r.stdout == str(own).encode() * 30_000 for own, r in results)
+    broker.stop()
     assert open_fds() == before
 
 
@@ -487,6 +489,7 @@ def test_kernel_files_are_not_read() -> None:
 def test_too_many_open_files_is_an_error_and_leaves_nothing() -> None:
     done = python(
         "import resource\n"
+        "from sandbox.launch import broker\n"
         "def used(): return len(os.listdir('/proc/self/fd')) - 1\n"
         "def attempt(n, what):\n"
         "    before = used()\n"
@@ -494,6 +497,7 @@ def test_too_many_open_files_is_an_error_and_leaves_nothing() -> None:
         "    try: answer = what()\n"
         "    except sandbox.SandboxError as error: answer = 'Too many open files' in str(error)\n"
         "    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))\n"
+        "    broker.stop()\n"
         "    assert answer and used() == before, (n, answer)\n"
         "sandbox.run(['true'])\n"
         "for n in range(20): attempt(n, lambda: sandbox.run(['true']).ok)\n"

@@ -1,0 +1,267 @@
+/* The broker: one for each process that uses the API, so that its launches find supervisors that are there
+ * already, each with an init in namespaces made ahead. It takes part in nothing that happens in a sandbox:
+ * requests are read by the spare supervisors themselves, who share its socket; it makes new ones.
+ *
+ * A request is the numbers that descriptors shall have, as int32_t, with the descriptors; the first is the
+ * plan, whose number is no matter.
+ */
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "helper.h"
+#include "sys.h"
+
+/* Where a spare has what it shares with the broker; what it does not share lies above. */
+enum { REQUESTS = 3, TAKEN = 4, FIRST_OWN = 5 };
+
+#define MAX_SPARES 2
+#define MAX_FDS 16
+/* Nobody asked for anything for so long: what is made ahead costs memory. */
+#define IDLE_MS 30000
+
+struct spare {
+    pid_t pid;
+    int pidfd;
+};
+
+/* What a spare says when a request is its: who it is, and what the next ones should be like. */
+struct taken {
+    pid_t pid;
+    uint64_t namespaces;
+};
+
+struct broker {
+    int lifeline, taken;
+    struct spare spares[MAX_SPARES];
+    unsigned count;
+    bool seen; /* there was a request: it is known what the next will want */
+    uint64_t namespaces;
+};
+
+/* --- a spare -------------------------------------------------------------------------------- */
+
+struct request {
+    int32_t numbers[MAX_FDS];
+    int fds[MAX_FDS];
+    int count;
+};
+
+static int receive(struct request *request)
+{
+    union {
+        char buffer[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+        struct cmsghdr align;
+    } control;
+    struct iovec part = {.iov_base = request->numbers, .iov_len = sizeof(request->numbers)};
+    struct msghdr header = {.msg_iov = &part,
+                            .msg_iovlen = 1,
+                            .msg_control = control.buffer,
+                            .msg_controllen = sizeof(control.buffer)};
+    ssize_t n;
+
+    do
+        n = recvmsg(REQUESTS, &header, MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    struct cmsghdr *item = n > 0 ? CMSG_FIRSTHDR(&header) : NULL;
+    if (!item || item->cmsg_level != SOL_SOCKET || item->cmsg_type != SCM_RIGHTS)
+        return -1;
+    size_t size = item->cmsg_len - CMSG_LEN(0);
+    memcpy(request->fds, CMSG_DATA(item), size);
+    request->count = (int)(size / sizeof(int));
+    return header.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || n != request->count * (ssize_t)sizeof(int32_t) ? -1 : 0;
+}
+
+/* Move a descriptor out of the way of numbers below `above`. */
+static int move(int *fd, int above)
+{
+    if (*fd < 0 || *fd >= above)
+        return 0;
+    int moved = fcntl(*fd, F_DUPFD_CLOEXEC, above);
+    if (moved < 0)
+        return -1;
+    close(*fd);
+    *fd = moved;
+    return 0;
+}
+
+/* Give the descriptors but the plan's their numbers, whatever else has those now. */
+static int place(struct request *request, struct made_ahead *ahead, int *taken)
+{
+    int above = FIRST_OWN;
+
+    for (int i = 1; i < request->count; i++) {
+        if (request->numbers[i] < 0)
+            return -1;
+        above = request->numbers[i] >= above ? request->numbers[i] + 1 : above;
+    }
+    for (int i = 0; i < request->count; i++)
+        if (move(&request->fds[i], above) < 0)
+            return -1;
+    if (move(&ahead->init.pidfd, above) < 0 || move(&ahead->init.socket, above) < 0 ||
+        move(&ahead->init.userns, above) < 0 || move(taken, above) < 0)
+        return -1;
+    for (int i = 1; i < request->count; i++)
+        if (dup2(request->fds[i], request->numbers[i]) < 0)
+            return -1;
+    ahead->plan_fd = request->fds[0];
+    return 0;
+}
+
+/* From here on it lives as long as its sandbox, whatever becomes of the broker. */
+static void tell_taken(int to, const struct plan *plan)
+{
+    struct taken taken = {.pid = getpid(), .namespaces = init_namespaces(plan)};
+
+    prctl(PR_SET_PDEATHSIG, 0);
+    if (write(to, &taken, sizeof(taken)) < 0)
+        return; /* the broker is gone */
+}
+
+static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
+{
+    struct made_ahead ahead = {.plan_fd = -1, .namespaces = broker->namespaces};
+    struct request request = {.count = 0};
+    struct failure failure;
+    struct plan plan;
+    const char *why;
+    int taken = TAKEN;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(EXIT_OURS);
+    sys_close_range(FIRST_OWN, ~0u);
+    setpgid(0, 0);
+    signal(SIGCHLD, SIG_DFL);
+    init_clear(&ahead.init);
+    /* What can't be made ahead (a limit on namespaces) is tried again, and explained, for a plan. */
+    if (broker->seen)
+        init_clone(broker->namespaces, NULL, NULL, &ahead.init, &failure);
+    if (receive(&request) < 0 || place(&request, &ahead, &taken) < 0 || plan_read(ahead.plan_fd, &plan, &why) < 0) {
+        init_abandon(&ahead.init);
+        _exit(EXIT_OURS);
+    }
+    tell_taken(taken, &plan);
+    _exit(supervisor_main(&plan, &ahead));
+}
+
+/* --- the broker ----------------------------------------------------------------------------- */
+
+static void forget(struct broker *broker, unsigned i)
+{
+    close_fd(&broker->spares[i].pidfd);
+    broker->spares[i] = broker->spares[--broker->count];
+}
+
+static void add_spare(struct broker *broker)
+{
+    struct spare spare = {.pid = 0, .pidfd = -1};
+    pid_t parent = getpid();
+    struct k_clone_args args = {
+        .flags = K_CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&spare.pidfd, .exit_signal = SIGCHLD};
+
+    spare.pid = sys_clone3(&args);
+    if (spare.pid == 0)
+        spare_main(broker, parent);
+    if (spare.pid > 0)
+        broker->spares[broker->count++] = spare;
+}
+
+static void read_taken(struct broker *broker)
+{
+    struct taken taken;
+
+    while (read(broker->taken, &taken, sizeof(taken)) == (ssize_t)sizeof(taken)) {
+        broker->seen = true;
+        broker->namespaces = taken.namespaces;
+        for (unsigned i = 0; i < broker->count; i++)
+            if (broker->spares[i].pid == taken.pid)
+                forget(broker, i--);
+    }
+}
+
+/* Wait for what happens next. Without a spare, for the request that needs one. False: nobody wants anything. */
+static bool wait_for_events(struct broker *broker, int patience)
+{
+    struct pollfd polls[3 + MAX_SPARES] = {
+        {.fd = broker->lifeline, .events = POLLIN},
+        {.fd = broker->taken, .events = POLLIN},
+        {.fd = REQUESTS, .events = broker->count ? 0 : POLLIN},
+    };
+
+    for (unsigned i = 0; i < broker->count; i++)
+        polls[3 + i] = (struct pollfd){.fd = broker->spares[i].pidfd, .events = POLLIN};
+    int ready = poll(polls, 3 + broker->count, patience);
+    if (ready < 0 && errno != EINTR)
+        return false;
+    if (ready == 0 || polls[0].revents || polls[2].revents & (POLLERR | POLLNVAL) ||
+        (polls[2].revents & (POLLHUP | POLLIN)) == POLLHUP)
+        return false;
+    for (unsigned i = broker->count; i-- > 0;)
+        if (polls[3 + i].revents)
+            forget(broker, i);
+    if (polls[1].revents)
+        read_taken(broker);
+    else if (polls[2].revents & POLLIN)
+        add_spare(broker);
+    return true;
+}
+
+static int arrange_descriptors(struct broker *broker, int socket, int lifeline)
+{
+    int pipes[2], above = 64;
+
+    if (fcntl(socket, F_GETFD) < 0 || pipe2(pipes, O_CLOEXEC) < 0)
+        return -1;
+    int *all[] = {&socket, &lifeline, &pipes[0], &pipes[1]};
+    for (unsigned i = 0; i < 4; i++)
+        if ((*all[i] = fcntl(*all[i], F_DUPFD_CLOEXEC, above)) < 0)
+            return -1;
+    if (dup2(socket, REQUESTS) < 0 || dup2(pipes[1], TAKEN) < 0 || dup2(lifeline, FIRST_OWN) < 0 ||
+        dup2(pipes[0], FIRST_OWN + 1) < 0)
+        return -1;
+    broker->lifeline = FIRST_OWN;
+    broker->taken = FIRST_OWN + 1;
+    sys_close_range(FIRST_OWN + 2, ~0u);
+    return fcntl(broker->taken, F_SETFL, O_RDONLY | O_NONBLOCK);
+}
+
+/* No request can come any more. Those that came are still read: spares go when there is none left. */
+static void retire(struct broker *broker)
+{
+    char byte;
+
+    shutdown(REQUESTS, SHUT_RD);
+    while (broker->count || recv(REQUESTS, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+        if (!wait_for_events(broker, 1000))
+            return;
+}
+
+int broker_main(int socket, int lifeline)
+{
+    struct broker broker = {.count = 0};
+
+    clearenv();
+    if (arrange_descriptors(&broker, socket, lifeline) < 0) {
+        dprintf(2, "sandbox: cannot start the broker: %s\n", strerror(errno));
+        return EXIT_OURS;
+    }
+    signal(SIGCHLD, SIG_IGN); /* nobody is waited for */
+    while (wait_for_events(&broker, IDLE_MS))
+        while (broker.seen && broker.count < MAX_SPARES) {
+            unsigned before = broker.count;
+            add_spare(&broker);
+            if (broker.count == before)
+                break; /* no process can be made: the next event is time enough */
+        }
+    retire(&broker);
+    return 0;
+}

@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 _NAME = "sandbox"
+#: the directory that scripts/sandbox makes for its virtual environment, with the dependencies beside that
+_PRIVATE = ".sandbox-env"
 _PACKAGE = os.path.dirname(os.path.realpath(__file__))
 #: prefixes of a Python that belongs to the system: nobody but root writes there
 _SYSTEM = frozenset(("/", "/usr", "/usr/local"))
@@ -114,15 +116,30 @@ def installation() -> tuple[str, ...]:
     """Everything of ours that the next call of sandbox will execute: no payload may write there. Real paths.
 
     That is the package with its dependencies beside it (or the checkout), the virtual environment, an
-    interpreter that is not the system's, and the command's own script.
+    interpreter that is not the system's, the command's own script, and where byte code is kept.
     """
     found = [_PACKAGE, os.path.dirname(_PACKAGE)]
     for prefix in (os.path.dirname(os.path.dirname(sys.executable)) if sys.executable else "", sys.prefix):
         if prefix and os.path.exists(os.path.join(prefix, "pyvenv.cfg")):
             found.append(prefix)
+            found += [above for above in [os.path.dirname(prefix)] if os.path.basename(above) == _PRIVATE]
     found += [sys.base_prefix, sys.base_exec_prefix]
     script = sys.argv[0] if sys.argv else ""
     if os.path.basename(script) == _NAME and os.path.isabs(script):
-        found.append(script)
+        found += [script, *_checkout_of(script)]
+    if sys.pycache_prefix:
+        found.append(sys.pycache_prefix)
     real = [os.path.realpath(path) for path in found]
     return tuple(dict.fromkeys(path for path in real if path not in _SYSTEM))
+
+
+def _checkout_of(script: str) -> list[str]:
+    """The checkout that *script* is the `scripts/sandbox` of. Of another user's the package that runs is a
+    copy (see scripts/sandbox), which is made anew when the original changes."""
+    scripts = os.path.dirname(os.path.realpath(script))
+    beside = os.path.join(scripts, "environment.py")
+    return (
+        [os.path.dirname(scripts)]
+        if os.path.basename(scripts) == "scripts" and os.path.exists(beside)
+        else []
+    )

@@ -106,6 +106,29 @@ def test_installation_has_the_virtual_environment_even_without_site(tmp_path: Pa
     assert str(venv.resolve()) in done.stdout
 
 
+def test_installation_has_all_of_a_checkout_whose_package_is_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout, private = tmp_path / "checkout", tmp_path / "cache" / ".sandbox-env"
+    (checkout / "scripts").mkdir(parents=True)
+    (private / "venv").mkdir(parents=True)
+    for file in (
+        checkout / "scripts/sandbox",
+        checkout / "scripts/environment.py",
+        private / "venv/pyvenv.cfg",
+    ):
+        file.touch()
+    monkeypatch.setattr(sys, "prefix", str(private / "venv"))
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "pycache"))
+    monkeypatch.setattr(sys, "argv", [str(checkout / "scripts/sandbox")])
+    real = tmp_path.resolve()
+    covered = set(paths.installation())
+    assert {str(real / "checkout"), str(real / "cache/.sandbox-env"), str(real / "pycache")} <= covered
+    (checkout / "scripts/environment.py").unlink()  # just a directory of that name
+    assert str(real / "checkout") not in paths.installation()
+    assert str(real / "checkout/scripts/sandbox") in paths.installation()
+
+
 def test_cheap_to_import() -> None:
     code = (
         "import sys; before = set(sys.modules); from sandbox import paths, units; paths.cache_dir();"

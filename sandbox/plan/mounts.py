@@ -8,6 +8,7 @@ mount would show it, not only under the name that the profile uses.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 from sandbox.plan.limits import inodes
@@ -35,7 +36,21 @@ def operations(profile: Profile, invocation: Invocation) -> list[Operation]:
         present = found.get(operation.dst)
         if present is None or (isinstance(present, Pin) and _strength(operation) > _strength(present)):
             found[operation.dst] = operation
-    return sorted(found.values(), key=lambda each: (each.dst.count("/"), each.dst))
+    ordered = sorted(found.values(), key=lambda each: (each.dst.count("/"), each.dst))
+    return list(_without_hidden(ordered))
+
+
+def _without_hidden(ordered: Sequence[Operation]) -> Iterator[Operation]:
+    """Without protections of what lies in something hidden, where nothing is that could be protected."""
+    done: dict[str, Operation] = {}
+    for each in ordered:
+        around = os.path.dirname(each.dst)
+        while around != "/" and around not in done:
+            around = os.path.dirname(around)
+        if isinstance(each, Pin | Mask) and isinstance(done.get(around), Mask):
+            continue
+        done[each.dst] = each
+        yield each
 
 
 def host_writable(invocation: Invocation) -> tuple[str, ...]:

@@ -201,6 +201,55 @@ def test_a_checkout_of_another_is_left_alone(checkout: Path, environ: Environ, t
         checkout.chmod(0o755)
 
 
+PARTS = (
+    "scripts/sandbox",
+    "scripts/environment.py",
+    "sandbox/paths.py",
+    "sandbox/_helper/sandbox-helper",
+    "helpers/main.c",
+    "configs/default.toml",
+    "pyproject.toml",
+    ".sandbox-env/stamp",
+    ".sandbox-env/site/tomli/__init__.py",
+    ".sandbox-env/venv/bin/python",
+)
+PLANT = """
+for file in "$@"; do
+    chmod u+w "$file" "${file%/*}"
+    (echo planted >> "$file") && echo "wrote $file"
+    mv "$file" "$file.old" && echo "moved $file"
+    mv "${file%/*}" "${file%/*}.old" && echo "moved ${file%/*}"
+done 2> /dev/null
+touch "$OUTSIDE" && echo end
+"""
+
+
+@pytest.mark.parametrize("whose", ["own", "another's"])
+def test_what_the_next_call_executes_is_protected(
+    checkout: Path, environ: Environ, tmp_path: Path, need: Callable[..., None], whose: str
+) -> None:
+    """Also where the package is a copy: edits of the original would be taken over."""
+    need("plain user")
+    if whose == "another's":
+        checkout.chmod(0o555)  # in it everything can be written, as where a group may
+    program = checkout / "scripts" / "sandbox"
+    try:
+        assert worked(command(program, environ))
+        copies = [path for path in (tmp_path / "home/.cache/sandbox").rglob("*") if path.is_file()]
+        assert bool(copies) == (whose == "another's")
+        files = [checkout / part for part in PARTS if (checkout / part).exists()]
+        outside = tmp_path / "outside"
+        words = ["-p", "base", "-v", f"{tmp_path}:{tmp_path}", "-e", f"OUTSIDE={outside}"]
+        words += ["--", "sh", "-c", PLANT, "plant", *map(str, (*files, *copies))]
+        before = {path: path.read_bytes() for path in (*files, *copies)}
+        done = subprocess.run([program, "run", *words], env=environ, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+        assert {path: path.read_bytes() for path in before} == before
+        assert outside.exists()
+    finally:
+        checkout.chmod(0o755)
+
+
 def test_no_home_for_a_copy(checkout: Path, environ: Environ, need: Callable[..., None]) -> None:
     need("plain user")
     checkout.chmod(0o555)

@@ -38,7 +38,7 @@ def mount_all(found: Sequence[ops.Operation], root: str = "") -> list[Mounted]:
             table.append(Mounted(each.dst, each.lowers[0], False))
         elif isinstance(each, ops.Pin):
             below = look_up(table, each.dst)
-            assert below is not None
+            assert below is not None and below.host, f"nothing to protect on {each.dst}"
             host = translate(below, each.dst)
             table.append(Mounted(each.dst, host, below.writes and not each.flags & Mount.READONLY))
         else:
@@ -229,6 +229,18 @@ def test_hiding_follows_the_host_path_into_a_root() -> None:
         "mount a tmpfs on /tmp",
         "hide /all/u/.ssh",
         "hide /all/u/tmp/x",
+    ]
+
+
+def test_nothing_is_protected_in_what_is_hidden() -> None:
+    """As where the copy of a checkout is in the cache: the helper would find nothing there."""
+    hidden, guards = (Guard("/home/u/.cache", "cache"),), (guard("/home/u/.cache/a/b"), guard("/home/u/c/d"))
+    found = operations(Profile(), call([place("/home/u", "rw")], hidden=hidden, guards=guards))
+    assert described(found) == [
+        "bind /home/u on /home/u",
+        "hide /home/u/.cache",
+        "protect /home/u/c from being renamed",
+        "protect /home/u/c/d from writing",
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from sandbox.host.model import Host, IdMap, Range
+from sandbox.kernel import capability
 
 __all__ = [
     "BLOCK",
@@ -35,7 +36,7 @@ BLOCK = Range(0x7000_0000, 65536)
 #: /proc/sys/kernel/overflowuid: what ids without a mapping look like. Never a payload's.
 OVERFLOW = 65534
 
-SETGID, SETUID = 1 << 6, 1 << 7  # capabilities(7)
+SETGID, SETUID = capability("SETGID"), capability("SETUID")
 
 
 def has_root_rights(host: Host) -> bool:

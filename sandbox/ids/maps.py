@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sandbox.errors import HostError, NotAvailableError, ProfileError
+from sandbox.errors import HostError, ProfileError
 from sandbox.host.model import Host, IdMap, Range
 from sandbox.host.rows import idrange
 from sandbox.host.spare import Which, own, spare, without
@@ -51,10 +51,8 @@ def plan_ids(user: User, host: Host, needs_range: bool = False) -> IdPlan:
     keep-id does). Root's payloads have none of root's rights on the machine: their id is another one.
 
     Raises `HostError` (row "idrange") when the host has no such ids, `ProfileError` for a `map` that
-    is none, or one id that can't have a range, and `NotAvailableError` for `ids = "private"`.
+    is none, or one id that can't have a range.
     """
-    if user.ids == "private":
-        raise NotAvailableError('ids = "private" is not available yet', 'use ids = "range"')
     if needs_range and user.ids == "single":
         raise ProfileError('user.ids is "single", but this root needs a range of ids', 'set ids = "auto"')
     uid, gid = _inside(user.map, host)

@@ -7,24 +7,9 @@ named networks are not built yet.
 
 from __future__ import annotations
 
-from sandbox.errors import NotAvailableError
 from sandbox.profile.model import Net
 
-__all__ = ["check", "hosts", "resolv_conf", "shares_host"]
-
-
-def check(net: Net, origin: str = "") -> None:
-    """Raise `NotAvailableError` for what no mechanism exists for yet."""
-    prefix = f"{origin}: " if origin else ""
-    if net.mode not in ("none", "host"):
-        raise NotAvailableError(
-            f'{prefix}net.mode = "{net.mode}" is not available yet', 'net.mode = "none" or "host"'
-        )
-    asked = [key for key in ("publish", "deny", "dns", "rate") if getattr(net, key)]
-    if net.allow is not None and (net.allow or net.mode != "none"):
-        asked.append("allow")  # an empty list allows nothing, which only "none" can promise
-    if asked:
-        raise NotAvailableError(f"{prefix}net.{asked[0]} is not available yet", f"remove net.{asked[0]}")
+__all__ = ["hosts", "resolv_conf", "shares_host"]
 
 
 def shares_host(net: Net) -> bool:

@@ -13,10 +13,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sandbox import ids, net
-from sandbox.errors import HostError, NotAvailableError, ProfileError
+from sandbox.errors import HostError, ProfileError
+from sandbox.kernel import capability
 from sandbox.plan import limits, mounts, process, skeleton
 from sandbox.plan.plan import CLONE, Plan
 from sandbox.plan.resolve import Invocation, at, is_below, origin_of, real_source
+from sandbox.profile.build import refuse_unavailable
 from sandbox.profile.model import Profile
 from sandbox.wire import Kind, Record
 
@@ -35,7 +37,7 @@ def compile(profile: Profile, host: Host, invocation: Invocation) -> Plan:
         HostError: this machine lacks something; `row` names the doctor row.
         ProfileError: values that contradict each other.
     """
-    _refuse_unavailable(profile)
+    refuse_unavailable(profile)
     _refuse_lacking(profile, host)
     who = ids.plan_ids(profile.user, host)
     account = process.account_of(invocation, who)
@@ -63,40 +65,11 @@ def compile(profile: Profile, host: Host, invocation: Invocation) -> Plan:
 # --- what can't be done --------------------------------------------------------------------------
 
 
-def _refuse_unavailable(profile: Profile) -> None:
-    net.check(profile.net, str(origin_of(profile, "net.mode")))
-    root = profile.root
-    scheme = root.source.partition(":")[0]
-    if scheme not in ("host", "empty", "dir"):
-        raise NotAvailableError(
-            f'{at(origin_of(profile, "root.from"))}root.from = "{root.source}" is not available yet',
-            'root.from = "host", "empty" or "dir:PATH"',
-        )
-    if root.layers:
-        where = at(origin_of(profile, "root.layers"))
-        raise NotAvailableError(f"{where}root.layers is not available yet", "remove root.layers")
-    if root.driver == "fuse-overlayfs":
-        where = at(origin_of(profile, "root.driver"))
-        raise NotAvailableError(
-            f"{where}the fuse-overlayfs driver is not available yet", 'root.driver = "auto"'
-        )
-    if profile.user.ids == "private":
-        raise NotAvailableError(
-            f"{at(origin_of(profile, 'user.ids'))}private ids are not available yet", 'user.ids = "auto"'
-        )
-    if not profile.process.init:
-        raise NotAvailableError(
-            f"{at(origin_of(profile, 'process.init'))}process.init = false is not available: "
-            "PID 1 inside is always sandbox's own",
-            "remove process.init",
-        )
-
-
 def _refuse_loose_pins(profile: Profile, invocation: Invocation, mask: int) -> None:
     """Refuse to protect what can't be: a mount point can be renamed by whoever is in a mount namespace in
     which it is none (rename(2): EBUSY is about the caller's own), and a nested payload makes itself one.
     So does one that may raise the count of them again, which takes two capabilities and no filter."""
-    able = all(mask & 1 << process.CAPABILITIES.index(name) for name in ("SYS_ADMIN", "SYS_RESOURCE"))
+    able = all(mask & capability(name) for name in ("SYS_ADMIN", "SYS_RESOURCE"))
     if not profile.process.nested and not (able and profile.process.seccomp == "off"):
         return
     for place in invocation.places:

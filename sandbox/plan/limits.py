@@ -9,36 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sandbox.errors import NotAvailableError, ProfileError, RequirementError
+from sandbox.errors import ProfileError, RequirementError
+from sandbox.kernel import RLIMITS
 from sandbox.plan.plan import BEST_EFFORT, Limit
 from sandbox.plan.resolve import Invocation, at, origin_of
 from sandbox.profile.model import Origin, Profile
 from sandbox.wire import Kind, Record
 
-__all__ = ["RLIMITS", "inodes", "limits", "pool", "rlimits"]
-
-#: setrlimit(2) names and numbers, <asm-generic/resource.h>; the same on x86, arm, riscv and s390.
-RLIMITS: Mapping[str, int] = {
-    "cpu": 0,
-    "fsize": 1,
-    "data": 2,
-    "stack": 3,
-    "core": 4,
-    "rss": 5,
-    "nproc": 6,
-    "nofile": 7,
-    "memlock": 8,
-    "as": 9,
-    "locks": 10,
-    "sigpending": 11,
-    "msgqueue": 12,
-    "nice": 13,
-    "rtprio": 14,
-    "rttime": 15,
-}
-
-#: These need cgroups.
-_UNAVAILABLE = ("swap", "cpus", "cpu_weight", "cpuset", "io")
+__all__ = ["inodes", "limits", "pool", "rlimits"]
 
 _SECOND = 1_000_000_000
 #: What one inode of a tmpfs stands for when its number is limited: the page that a file begins with.
@@ -77,10 +55,9 @@ def limits(
     mounts of the host's, *hard_limits* the caller's own.
 
     Raises:
-        NotAvailableError: a limit that needs cgroups.
         RequirementError: one that nothing can hold, or that only best effort holds though it is required.
     """
-    _refuse_unavailable(profile)
+    _refuse_impossible(profile)
     asked = profile.limits
     found = [
         ("timeout", _nanoseconds(asked.timeout), "clock"),
@@ -136,14 +113,7 @@ def _core(profile: Profile, hard: int | None) -> str:
     return "rlimit"
 
 
-def _refuse_unavailable(profile: Profile) -> None:
-    for name in _UNAVAILABLE:
-        if getattr(profile.limits, name):
-            where = at(origin_of(profile, f"limits.{name}"))
-            raise NotAvailableError(
-                f"{where}limits.{name} needs cgroups and is not available yet",
-                f"remove limits.{name}",
-            )
+def _refuse_impossible(profile: Profile) -> None:
     disk_overlay = profile.root.writable == "disk" and (
         profile.root.source.startswith("dir:") or any(mount.mode == "overlay" for mount in profile.mounts)
     )

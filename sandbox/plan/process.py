@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandbox.errors import ProfileError
+from sandbox.kernel import CAPABILITIES, capability
 from sandbox.plan.resolve import Invocation, at, is_below, origin_of
 from sandbox.profile.model import Profile
 from sandbox.root import etc, tables
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from sandbox.ids import IdMap, IdPlan
 
 __all__ = [
-    "CAPABILITIES",
     "DEFAULT_PATH",
     "HOSTNAME",
     "Account",
@@ -33,51 +33,6 @@ __all__ = [
 
 HOSTNAME = "sandbox"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-#: capabilities(7) by number, <linux/capability.h>
-CAPABILITIES: tuple[str, ...] = (
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-)
 
 #: For root on a range of ids: what package managers and services need. Container engines' set less
 #: NET_RAW (packet sockets) and MKNOD (no device can be made here anyway). Valid in B only.
@@ -154,7 +109,7 @@ def capabilities(profile: Profile, ids: IdPlan) -> int:
         if short not in CAPABILITIES:
             where = at(origin_of(profile, "process.capabilities"))
             raise ProfileError(f"{where}there is no capability {name}", "see capabilities(7)")
-        mask |= 1 << CAPABILITIES.index(short)
+        mask |= capability(short)
     return mask
 
 

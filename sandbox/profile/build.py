@@ -12,14 +12,15 @@ from types import MappingProxyType
 from typing import Any
 
 from sandbox.errors import NotAvailableError
-from sandbox.profile.checks import RLIMITS
+from sandbox.profile.checks import LIMIT_OF_RLIMIT
 from sandbox.profile.document import Path
 from sandbox.profile.kinds import Map
+from sandbox.profile.later import LATER, lacking, whole
 from sandbox.profile.merge import Merged, Row
 from sandbox.profile.model import Environment, Limits, Mount, Net, Origin, Process, Profile, Root, User
 from sandbox.profile.settings import BY_KEY, SETTINGS, Setting
 
-__all__ = ["DEFAULT", "build", "check", "value_of"]
+__all__ = ["DEFAULT", "build", "check", "refuse_unavailable", "value_of"]
 
 DEFAULT = Origin("built-in default")
 
@@ -183,7 +184,7 @@ def _check_net(merged: Merged) -> None:
                 merged,
                 (f"net.{name}",),
                 f'net.{name} has no use: {why} (net.mode = "{mode}")',
-                f"remove {name}" if BY_KEY["net.mode"].lacks("user") else 'mode = "user" in [net]',
+                f"remove {name}" if lacking("net.mode", "user") else 'mode = "user" in [net]',
             )
     if merged.value("net.backend") != "auto" and mode in ("none", "host"):
         _fail(merged, ("net.backend",), f'net.backend has no use with net.mode = "{mode}"', "remove backend")
@@ -216,7 +217,7 @@ def _check_require(merged: Merged) -> None:
 
 def _check_rlimits(merged: Merged) -> None:
     for name, row in merged.table("process.rlimits").items():
-        limit = RLIMITS[name]
+        limit = LIMIT_OF_RLIMIT.get(name)
         if limit and merged.value(f"limits.{limit}") is not None:
             row.document.fail(
                 row.path,
@@ -233,12 +234,30 @@ def _check_available(merged: Merged) -> None:
         row = merged.rows.get(setting.key) or next(iter(rows.values()), None)
         if row is None or (not rows and row.value == setting.default):
             continue
-        instead = setting.instead or ("" if rows else setting.lacks(row.value))
+        instead = lacking(setting.key, row.value)
         if instead:
-            used = setting.key if setting.instead else f"{setting.key} = {_shown(row.value)}"
             path = row.path if setting.key in merged.rows else row.path[:-1]
-            message = row.document.where(path, f"{used} is not available yet")
+            message = row.document.where(path, _not_yet(setting.key, row.value))
             raise NotAvailableError(message, f"use {instead}")
+
+
+def refuse_unavailable(profile: Profile) -> None:
+    """The same for a profile that was made by hand, and may have been checked by nobody.
+
+    Raises:
+        NotAvailableError: a value's mechanism is not built yet.
+    """
+    for key in LATER:
+        value, default = value_of(profile, BY_KEY[key]), BY_KEY[key].default
+        instead = lacking(key, value) if value != default else ""
+        if instead:
+            origin = profile.origins.get(key, DEFAULT)
+            where = "" if origin == DEFAULT else f"{origin}: "
+            raise NotAvailableError(where + _not_yet(key, value), f"use {instead}")
+
+
+def _not_yet(key: str, value: object) -> str:
+    return f"{key if whole(key) else f'{key} = {_shown(value)}'} is not available yet"
 
 
 def _shown(value: object) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from sandbox.kernel import CAPABILITIES, RLIMITS
 from sandbox.profile.kinds import check_path, nearest
 
 __all__ = [
-    "CAPABILITIES",
+    "LIMIT_OF_RLIMIT",
     "REQUIREMENTS",
-    "RLIMITS",
     "address",
     "allow_rule",
     "block_device",
@@ -33,70 +33,15 @@ __all__ = [
     "variable",
 ]
 
-#: setrlimit(2) names in lower case, and the key of [limits] that sets the same, if there is one.
-RLIMITS: Mapping[str, str] = {
-    "as": "",
+#: The key of [limits] that sets the same as a resource limit.
+LIMIT_OF_RLIMIT: Mapping[str, str] = {
     "core": "core",
     "cpu": "cpu_time",
     "data": "memory",
     "fsize": "file_size",
-    "locks": "",
-    "memlock": "",
-    "msgqueue": "",
-    "nice": "",
     "nofile": "files",
     "nproc": "pids",
-    "rss": "",
-    "rtprio": "",
-    "rttime": "",
-    "sigpending": "",
-    "stack": "",
 }
-
-#: capabilities(7), <linux/capability.h>, without CAP_
-CAPABILITIES = (
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-)
 
 #: What `require` may name: limits, and two things that are no numbers.
 REQUIREMENTS = (

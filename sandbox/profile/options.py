@@ -15,6 +15,7 @@ from sandbox import paths
 from sandbox.errors import ProfileError
 from sandbox.profile import files
 from sandbox.profile.kinds import Wrong, nearest
+from sandbox.profile.later import lacking, whole
 from sandbox.profile.loader import READ, Given, quote_key
 from sandbox.profile.model import Origin
 from sandbox.profile.settings import SETTINGS, Option, Setting
@@ -59,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _unavailable(setting: Setting, option: Option) -> bool:
-    return bool(setting.instead) or option.prefix == "image:"
+    return bool(lacking(setting.key, option.prefix) if option.prefix else whole(setting.key))
 
 
 def overrides_from(namespace: argparse.Namespace) -> dict[str, object]:

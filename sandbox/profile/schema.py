@@ -13,6 +13,7 @@ from typing import Any
 
 from sandbox import paths
 from sandbox.profile.kinds import List, Map
+from sandbox.profile.later import whole
 from sandbox.profile.settings import SETTINGS, TABLES, Setting
 
 __all__ = ["json_schema", "json_text", "reference"]
@@ -64,7 +65,8 @@ def json_schema() -> dict[str, Any]:
 
 
 def _properties(setting: Setting) -> dict[str, Any]:
-    help = setting.help + (f" Not available yet; use {setting.instead}." if setting.instead else "")
+    instead = whole(setting.key)
+    help = setting.help + (f" Not available yet; use {instead}." if instead else "")
     schema = setting.kind.schema()
     if setting.clear:
         schema = {"anyOf": [*schema.get("anyOf", [schema]), {"const": False}]}
@@ -116,7 +118,7 @@ def _row(setting: Setting, width: int) -> list[str]:
     if setting.default not in (None, (), {}):
         notes.append(f"default {_plain(setting)}")
     notes += [" ".join((", ".join(option.flags), option.metavar)) for option in setting.options]
-    if setting.instead:
+    if whole(setting.key):
         notes.append("not available yet")
     name = '"DESTINATION"' if setting.key == "mounts" else setting.name
     words = (

@@ -1,7 +1,8 @@
 """The settings: one table that drives the parser, the command line, the JSON schema, trust and the reference.
 
 A new key of profiles is a row here and a field in `sandbox.profile.model`, and nothing else. What a
-row can't say, values that contradict each other across rows, is in `sandbox.profile.build`.
+row can't say, values that contradict each other across rows, is in `sandbox.profile.build`; what no
+mechanism exists for yet, in `sandbox.profile.later`.
 """
 
 from __future__ import annotations
@@ -29,12 +30,9 @@ from sandbox.profile.kinds import (
     Umask,
     check_destination,
     check_path,
-    nearest,
 )
 
 __all__ = ["BY_KEY", "SETTINGS", "TABLES", "Option", "Setting"]
-
-_NETWORK = 'net.mode = "none" (no network) or "host" (the caller\'s)'
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,6 @@ class Setting:
     help        for the reference; one sentence or two
     options     on the command line
     narrows     whether an untrusted project may go from one value to another (see `sandbox.profile.narrows`)
-    available   "" when the whole row works; else what to use instead of it
-    lacks       of a value: "" when it works, else what to use instead of it
     clear       whether false takes an inherited value away
     """
 
@@ -71,14 +67,7 @@ class Setting:
     help: str
     options: tuple[Option, ...] = ()
     narrows: Callable[[Any, Any, narrows.Context], bool] = narrows.never
-    instead: str = ""
-    lacks: Callable[[Any], str] = lambda value: ""
     clear: bool = False
-
-    @property
-    def available(self) -> bool | str:
-        """True, or what to use instead: the mechanism of the row is not there yet."""
-        return self.instead or True
 
     @property
     def table(self) -> str:
@@ -96,10 +85,9 @@ def _limit(
     option: Option | None = None,
     *,
     narrow: Callable[[Any, Any, narrows.Context], bool] = narrows.smaller,
-    instead: str = "",
 ) -> Setting:
     options = (option,) if option else ()
-    return Setting(f"limits.{name}", kind, None, help, options, narrow, instead, clear=True)
+    return Setting(f"limits.{name}", kind, None, help, options, narrow, clear=True)
 
 
 _TEXTS = 'a list of texts, as in ["one", "two"]'
@@ -145,14 +133,12 @@ _ROOT = (
             Option(("--root",), "DIR", 'take the root from a directory; "host" and "empty" are also known'),
         ),
         narrows.root_from,
-        lacks=lambda value: 'from = "host", "empty" or "dir:PATH"' if value.startswith("image:") else "",
     ),
     Setting(
         "root.layers",
         List(Text("a path or name", check_path), _TEXTS, unique=False),
         (),
         "Layers on top of it, read-only, lowest first.",
-        instead='from = "dir:PATH", with everything in it',
     ),
     Setting(
         "root.writable",
@@ -175,7 +161,6 @@ _ROOT = (
         Choice("auto", "overlay", "fuse-overlayfs"),
         "auto",
         "Who makes overlays: the kernel, or a program.",
-        lacks=lambda value: 'driver = "overlay", the kernel\'s' if value == "fuse-overlayfs" else "",
     ),
 )
 
@@ -213,7 +198,6 @@ _USER = (
         "auto",
         "How many ids there are inside: one, the caller's range of /etc/subuid, or a part of it that no "
         "other sandbox has.",
-        lacks=lambda value: 'ids = "range"' if value == "private" else "",
     ),
 )
 
@@ -225,7 +209,7 @@ _LIMITS = (
         Option(("-m", "--memory"), "SIZE", "memory of all processes together"),
         narrow=narrows.memory,
     ),
-    _limit("swap", Size(0), "Swap besides the memory.", instead="limits.memory"),
+    _limit("swap", Size(0), "Swap besides the memory."),
     _limit(
         "pids",
         Integer(1, 2**22),
@@ -237,20 +221,17 @@ _LIMITS = (
         Number(65536),
         "CPUs used at once, as in 1.5.",
         Option(("--cpus",), "N", "CPUs used at once"),
-        instead="limits.cpu_time",
     ),
     _limit(
         "cpu_weight",
         Integer(1, 10000),
         "Share of the CPUs when they are short; 100 is usual.",
-        instead="process.nice",
     ),
     _limit(
         "cpuset",
         Text("a list of CPUs", checks.cpuset),
         "Which CPUs are used.",
         narrow=narrows.never,
-        instead="taskset(1) before sandbox",
     ),
     Setting(
         "limits.io",
@@ -267,7 +248,6 @@ _LIMITS = (
         ),
         {},
         "Bytes and operations per second, read and written, of block devices.",
-        instead="limits.disk and limits.output",
         clear=True,
     ),
     _limit(
@@ -315,14 +295,12 @@ _NET = (
         "Nothing but a loopback device, a network of its own with a way out, or the caller's.",
         (Option(("--net",), "none|host|user|NAME", "which network there is"),),
         narrows.net_mode,
-        lacks=lambda value: "" if value in ("none", "host") else _NETWORK + nearest(value, ("none", "host")),
     ),
     Setting(
         "net.backend",
         Choice("auto", "pasta", "slirp4netns"),
         "auto",
         'Who connects the network "user".',
-        instead=_NETWORK,
     ),
     Setting(
         "net.publish",
@@ -331,7 +309,6 @@ _NET = (
         "Ports of the host that lead inside.",
         (Option(("--publish",), "[IP:]PORT:PORT[/udp]", "let a port of the host lead inside", True),),
         narrows.fewer,
-        instead=_NETWORK,
     ),
     Setting(
         "net.allow",
@@ -340,7 +317,6 @@ _NET = (
         "All that can be reached; without it everything can.",
         (Option(("--allow",), "HOST[:PORT]", "let only these be reached", True),),
         lambda before, after, context: after is not None and (before is None or set(after) <= set(before)),
-        instead=_NETWORK,
         clear=True,
     ),
     Setting(
@@ -349,14 +325,12 @@ _NET = (
         (),
         "What can't be reached.",
         narrows=narrows.more,
-        instead=_NETWORK,
     ),
     Setting(
         "net.dns",
         List(Text("an IP address", checks.address), 'a list, as in ["9.9.9.9"]'),
         (),
         "Name servers.",
-        instead=_NETWORK,
     ),
     Setting(
         "net.hosts",
@@ -371,7 +345,6 @@ _NET = (
         None,
         "Bits per second, each way.",
         narrows=narrows.never,
-        instead=_NETWORK,
         clear=True,
     ),
 )
@@ -466,9 +439,6 @@ _PROCESS = (
         Flag(),
         True,
         "Whether a process of ours is PID 1 inside.",
-        lacks=lambda value: (
-            "" if value else "init = true: without it nothing would reap, and PID 1 ignores signals"
-        ),
     ),
     Setting(
         "process.umask",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sandbox.kernel import CAPABILITIES
 from sandbox.seccomp.bpf import ALLOW, PRETEND, Action, Clause, Compare, Rule, errno
 
 __all__ = ["GROUPS", "RULES", "STRICT_RULES", "Group", "core_rules", "rules"]
@@ -28,7 +29,9 @@ ENOSYS = errno(38)
 EPROTONOSUPPORT = errno(93)
 EAFNOSUPPORT = errno(97)
 
-CAP_SYS_CHROOT, CAP_SYS_PTRACE, CAP_SYS_NICE = 18, 19, 23
+CAP_SYS_CHROOT, CAP_SYS_PTRACE, CAP_SYS_NICE = map(
+    CAPABILITIES.index, ("SYS_CHROOT", "SYS_PTRACE", "SYS_NICE")
+)
 
 
 class Group(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import HostError, NotAvailableError, ProfileError
+from sandbox.errors import HostError, ProfileError
 from sandbox.host.model import Host, IdMap, Range
 from sandbox.host.spare import BLOCK, SETGID, SETUID
 from sandbox.ids import IdPlan, plan_ids
@@ -108,11 +108,6 @@ def test_needs_range_makes_auto_a_range_and_contradicts_single() -> None:
     assert not plan_ids(User(), PLAIN, needs_range=True).single
     with pytest.raises(ProfileError, match="single"):
         plan_ids(User(ids="single"), PLAIN, needs_range=True)
-
-
-def test_private_is_not_available_yet() -> None:
-    with pytest.raises(NotAvailableError):
-        plan_ids(User(ids="private"), PLAIN)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from sandbox.errors import HostError, NotAvailableError
 from sandbox.host import Check
 from sandbox.plan import operations as ops
 from sandbox.plan.plan import CLONE, Plan
-from sandbox.profile.model import Net, Process, Profile, Root, User
+from sandbox.profile.later import LATER
+from sandbox.profile.model import Limits, Net, Origin, Process, Profile, Root, User
 from sandbox.wire import Kind, Mount
 from tests.plan.making import CALL, HOST, call, guard, numbers, place, plan_of, records
 
@@ -279,11 +280,19 @@ def test_workdir_in_the_hosts_trees() -> None:
         Profile(net=Net("lab")),
         Profile(net=Net("host", publish=("80:80",))),
         Profile(net=Net("host", allow=())),
+        Profile(net=Net("host", deny=("192.0.2.0/24",))),
+        Profile(net=Net("host", dns=("192.0.2.1",))),
+        Profile(net=Net("host", rate="1M")),
+        Profile(net=Net("none", allow=("example.org",))),
         Profile(process=Process(init=False)),
+        Profile(limits=Limits(swap=1 << 30)),
+        Profile(limits=Limits(cpus=1.5)),
+        Profile(limits=Limits(io={"/dev/sda": {"rbps": 1}})),
     ],
 )
 def test_what_is_not_built_yet_is_refused(profile: Profile) -> None:
-    with pytest.raises(NotAvailableError, match="available") as caught:
+    profile = replace(profile, origins={key: Origin("p.toml", 3) for key in LATER})
+    with pytest.raises(NotAvailableError, match=r"^p\.toml:3: \w+\.\w+.* is not available yet") as caught:
         plan_of(profile)
     assert caught.value.mend
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.errors import NotAvailableError, ProfileError, RequirementError
+from sandbox.errors import ProfileError, RequirementError
+from sandbox.kernel import RLIMITS
 from sandbox.plan import limits
 from sandbox.plan.plan import BEST_EFFORT, Plan
-from sandbox.profile.model import Limits, Origin, Process, Profile, Root
+from sandbox.profile.model import Limits, Process, Profile, Root
 from sandbox.wire import Kind
 from tests.plan.making import call, numbers, place, plan_of, records
 
@@ -15,7 +16,7 @@ M = 1 << 20
 
 
 def rlimits(plan: Plan) -> dict[str, list[int]]:
-    names = {number: name for name, number in limits.RLIMITS.items()}
+    names = {number: name for name, number in RLIMITS.items()}
     return {names[n]: rest for n, *rest in (numbers(fields) for fields in records(plan, Kind.RLIMIT))}
 
 
@@ -67,7 +68,7 @@ def test_resource_limits(asked: Limits, expected: dict[str, list[int]]) -> None:
 
 
 def test_a_limit_is_lowered_to_the_callers_own() -> None:
-    plan = plan_of(Profile(limits=Limits(files=4096)), call(hard_limits={limits.RLIMITS["nofile"]: 256}))
+    plan = plan_of(Profile(limits=Limits(files=4096)), call(hard_limits={RLIMITS["nofile"]: 256}))
     assert rlimits(plan) == {"nofile": [256, 256]}
 
 
@@ -86,7 +87,7 @@ def test_a_hard_core_limit_of_zero_is_no_limit() -> None:
 def test_named_resource_limits() -> None:
     profile = Profile(process=Process(rlimits={"stack": (M, -1), "nofile": (7, 9)}), limits=Limits(files=99))
     assert rlimits(plan_of(profile)) == {"stack": [M, -1], "nofile": [7, 9]}
-    own = call(hard_limits={limits.RLIMITS["stack"]: M})
+    own = call(hard_limits={RLIMITS["stack"]: M})
     with pytest.raises(RequirementError, match=f"hard limit, {M}"):
         plan_of(profile, own)
     with pytest.raises(ProfileError, match="no resource limit swap"):
@@ -135,14 +136,6 @@ def test_disk_limit_on_a_disk_is_refused(root: Root) -> None:
     with pytest.raises(RequirementError, match="can't be held"):
         plan_of(Profile(root=root, limits=Limits(disk=M)), invocation)
     assert plan_of(Profile(root=root), invocation).needs_scratch
-
-
-@pytest.mark.parametrize("name", ["swap", "cpus", "cpu_weight", "cpuset", "io"])
-def test_limits_that_need_cgroups_are_not_there_yet(name: str) -> None:
-    value = {"cpuset": "0-1", "io": {"/dev/sda": {"rbps": 1}}}.get(name, 1)
-    origins = {f"limits.{name}": Origin("p.toml", 4)}
-    with pytest.raises(NotAvailableError, match=rf"p.toml:4: limits.{name} needs cgroups"):
-        plan_of(Profile(limits=Limits(**{name: value}), origins=origins))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["memory", "cpu_time"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
-from sandbox.plan import limits, process
-from sandbox.profile import checks, narrows
-from sandbox.profile.build import build, value_of
+from sandbox.errors import NotAvailableError
+from sandbox.kernel import RLIMITS
+from sandbox.profile import checks, from_dict, later, narrows
+from sandbox.profile.build import build, refuse_unavailable, value_of
 from sandbox.profile.kinds import Map
 from sandbox.profile.merge import Merged
 from sandbox.profile.model import Environment, Limits, Mount, Net, Process, Profile, Root, User
@@ -43,7 +45,6 @@ def test_rows(setting: Setting) -> None:
     assert setting.kind.words
     if setting.default not in (None, (), {}, ""):
         assert setting.kind.parse(setting.kind.dump(setting.default)) == setting.default
-        assert setting.lacks(setting.default) == ""
     assert value_of(Profile(), setting) == setting.default
 
 
@@ -138,8 +139,8 @@ def test_tables_are_the_design() -> None:
 
 
 def test_names_agree_with_the_plan() -> None:
-    assert set(checks.RLIMITS) == set(limits.RLIMITS)
-    assert list(checks.CAPABILITIES) == list(process.CAPABILITIES)
+    assert set(checks.LIMIT_OF_RLIMIT) <= set(RLIMITS)
+    assert {f"limits.{name}" for name in checks.LIMIT_OF_RLIMIT.values()} <= set(BY_KEY)
     assert set(checks.REQUIREMENTS) - {"net", "seccomp"} == {
         each.name for each in dataclasses.fields(Limits) if each.name != "enforce"
     }
@@ -150,11 +151,24 @@ def test_whatever_a_root_shows_counts_as_shown() -> None:
         assert path.startswith(narrows.SYSTEM), path
 
 
-def test_availability_is_said_in_both_ways() -> None:
-    assert BY_KEY["limits.memory"].available is True
-    assert BY_KEY["limits.swap"].available == BY_KEY["limits.swap"].instead
-    assert BY_KEY["net.mode"].lacks("user")
-    assert not BY_KEY["net.mode"].lacks("host")
+def test_what_comes_later_is_a_setting_whose_default_works() -> None:
+    for key, row in later.LATER.items():
+        setting = BY_KEY[key]
+        assert row.values is None or not row.values(setting.default)
+        assert not setting.options or later.whole(key) == (row.instead if row.values is None else "")
+
+
+def test_deleting_a_row_makes_a_key_available(monkeypatch: pytest.MonkeyPatch, tmp_home: Path) -> None:
+    for data, row in (
+        ({"limits": {"swap": "1G"}}, "limits.swap"),
+        ({"user": {"ids": "private"}}, "user.ids"),
+        ({"net": {"mode": "user"}}, "net.mode"),
+    ):
+        with pytest.raises(NotAvailableError):
+            from_dict(data)
+        with monkeypatch.context() as patch:
+            patch.delitem(later.LATER, row)  # type: ignore[arg-type]
+            refuse_unavailable(from_dict(data))
 
 
 def test_mount_modes_are_known_to_the_gate() -> None:

@@ -124,14 +124,14 @@ def pip(python: str) -> Iterator[list[str]]:
             )
 
 
-def install(python: str, target: Path, requirements: list[str]) -> None:
-    """Install into a new directory that then takes the place of *target*."""
+def install(python: str, target: Path, requirements: list[str], *options: str) -> None:
+    """Install into a new directory that then takes the place of *target*; *options* are pip's."""
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     say("installing " + ", ".join(requirements))
     with pip(python) as command:
         command += ["install", "--quiet", "--no-input", "--disable-pip-version-check"]
-        command += ["--no-warn-script-location", "--target", str(fresh), *requirements]
+        command += ["--no-warn-script-location", "--target", str(fresh), *options, *requirements]
         run(command, "install the dependencies")
     replace(fresh, target)
 
@@ -225,7 +225,7 @@ def checkout(root: Path, home: Path) -> None:
 def tests(root: Path, home: Path) -> None:
     """The checkout under test comes onto the path later; byte code is made here, for all users."""
     python = make_venv(home / "venv", ["../../../../site"])
-    dependencies(home, python, requirements(root, "dev"))
+    dependencies(home, python, requirements(root, "tests", "dev"))
     compileall.compile_dir(home / "site", quiet=2, workers=0)
 
 

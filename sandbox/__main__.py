@@ -2,7 +2,7 @@
 
 import sys
 
-from sandbox.cli.entry import main
+from sandbox.cli.fast import main
 
 if __name__ == "__main__":
     sys.exit(main())

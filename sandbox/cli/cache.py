@@ -87,6 +87,9 @@ def _prune(directory: int) -> None:
 
 def _ourselves() -> list[tuple[str, int, int, int]]:
     """Stamps of our modules that had a part in it, and of the helper: an upgrade, or an edit in a
-    checkout, makes a new plan."""
+    checkout, makes a new plan. Where nobody edits, an upgrade changes the directories."""
     files = [module.__file__ for name, module in list(sys.modules.items()) if name.split(".")[0] == "sandbox"]
-    return [fast.stamp(file) for file in [*files, fast.HELPER] if file]
+    if os.path.exists(f"{os.path.dirname(fast.PACKAGE)}/pyproject.toml"):
+        return [fast.stamp(file) for file in [*files, fast.HELPER] if file]
+    directories = dict.fromkeys(os.path.dirname(file) for file in files if file)
+    return [fast.stamp(fast.HELPER), *(fast.stamp(directory, entries=True) for directory in directories)]

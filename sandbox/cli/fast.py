@@ -1,4 +1,5 @@
-"""The short way from `sandbox run` to the helper: a plan that was made before is used again.
+"""The command's entry point, and the short way from `sandbox run` to the helper: a plan that was made before
+is used again.
 
 This is on the path of every cached run, where a bare interpreter is most of the cost. So it
 imports only os, sys and marshal (a test keeps it so), decides nothing, and leaves everything
@@ -52,11 +53,11 @@ _SLOW = ("-h", "--help", "--dry-run", "--name", "--keep", "-d", "--detach")
 #: supplementary groups, capabilities, whether newuidmap can gain rights
 _RIGHTS = (b"Uid:", b"Gid:", b"Grou", b"CapE", b"CapB", b"NoNe")
 
-PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HELPER = PACKAGE + "/_helper/sandbox-helper"
 #: what the supervisor has our interpreter execute, to explain a failed set-up. The environment is
 #: empty there, so the places of modules are those of this process, less the working directory.
-_DOCTOR = "import sys; sys.path[:] = {}; from sandbox.cli.entry import main; sys.exit(main(sys.argv[1:]))"
+_DOCTOR = "import sys; sys.path[:] = {}; from sandbox.cli.fast import main; sys.exit(main(sys.argv[1:]))"
 
 # Kinds of records (sandbox.wire.Kind), which would cost an import of enum.
 _ENVIRONMENT, _ARGV, _REPORT, _VERBOSITY, _DIAGNOSE, _SCRATCH = 10, 64, 68, 69, 70, 71
@@ -108,6 +109,23 @@ class Entry:
         for name, value in zip(cls.__slots__, marshal.loads(data), strict=True):
             setattr(entry, name, value)
         return entry
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit status. *arguments*: without the program's name."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        if words and words[0] == "run":
+            # Whatever is odd there (an unreadable cache, no working directory) is for the slow path to say.
+            try:  # noqa: SIM105 (contextlib is not imported here)
+                run(words[1:])
+            except Exception:
+                pass
+        from sandbox.cli import app
+
+        return app.main(words)
+    except KeyboardInterrupt:
+        return 130
 
 
 def run(arguments: list[str]) -> None:
@@ -257,7 +275,22 @@ def current(entry: Entry) -> bool:
     """Whether all that *entry* was made from is as it was."""
     if kept(entry.names, entry.prefixes) != entry.present:
         return False
-    return all(stamp(each[0], each[1] != -1) == each for each in entry.stamps)
+    lstat = os.lstat
+    for path, mtime, inode, size in entry.stamps:  # as by stamp(), which makes a tuple of each
+        try:
+            status = lstat(path)
+        except OSError:
+            if inode:
+                return False
+            continue
+        if status.st_ino != inode:
+            return False
+        if mtime == -1:
+            if status.st_mode & _TYPE != _DIRECTORY:
+                return False
+        elif status.st_mtime_ns != mtime or status.st_size != size:
+            return False
+    return True
 
 
 def kept(names: tuple[str, ...], prefixes: tuple[str, ...]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def watching(*arguments):
     return execve(*arguments)
 os.execve = watching
 before = set(sys.modules)
-from sandbox.cli.entry import main
+from sandbox.cli.fast import main
 sys.exit(main(sys.argv[2:]))
 """
 NEVER = (
@@ -72,7 +72,7 @@ def test_a_hit_imports_next_to_nothing(modules: Callable[[], set[str]]) -> None:
         [sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
     )
     miss, hit = modules(), modules()
-    ours = {"sandbox", "sandbox.cli", "sandbox.cli.entry", "sandbox.cli.fast"}
+    ours = {"sandbox", "sandbox.cli", "sandbox.cli.fast"}
     assert hit - set(bare.stdout.split()) - {"os", "sys", "marshal"} == ours
     assert len(miss) > len(hit)
 

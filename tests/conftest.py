@@ -21,9 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 #: generous: the machine of a CI job may be busy
 COMMAND_TIMEOUT = 60.0
 
-# No deadline: what a busy machine needs for an example says nothing about the code.
-hypothesis.settings.register_profile("local", deadline=None, database=None)
-hypothesis.settings.register_profile("ci", deadline=None, database=None, derandomize=True, print_blob=True)
+# No deadline, and no judgement of how fast examples are made: what a busy machine needs for one says nothing
+# about the code.
+_ANY_SPEED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow], "database": None}
+hypothesis.settings.register_profile("local", **_ANY_SPEED)
+hypothesis.settings.register_profile("ci", derandomize=True, print_blob=True, **_ANY_SPEED)
 hypothesis.settings.load_profile("ci" if IN_CI else "local")
 
 

@@ -174,8 +174,14 @@ def _filter(profile: Profile, mask: int, machine: str) -> list[Record]:
     # What memfd_create gives counts neither for RLIMIT_DATA nor reliably when polled (tried: 600 MiB
     # under a limit of 64).
     deny = ("memfd_create", "memfd_secret") if profile.limits.memory is not None else ()
-    nested = profile.process.nested
-    program = seccomp.program(mode, nested=nested, deny=deny, capabilities=mask, machine=machine)
+    program = seccomp.program(
+        mode,
+        nested=profile.process.nested,
+        deny=deny,
+        capabilities=mask,
+        hold_core=profile.limits.core in (0, 1),  # where it is what keeps core handlers from running
+        machine=machine,
+    )
     return [Record(Kind.SECCOMP, f"load the {mode} seccomp filter", origin, (program,))]
 
 

@@ -101,8 +101,8 @@ def root_from(before: str, after: str, context: Context) -> bool:
 
 
 def umask(before: int | None, after: int | None, context: Context) -> bool:
-    """More bits. The caller's own is not known, so that there must have been one."""
-    return before is not None and after is not None and before & ~after == 0
+    """More bits; without one it is 022 (helpers/payload.c)."""
+    return after is not None and (0o022 if before is None else before) & ~after == 0
 
 
 def nice(before: int | None, after: int | None, context: Context) -> bool:

@@ -444,7 +444,7 @@ _PROCESS = (
         "process.umask",
         Umask(),
         None,
-        "Permissions that new files don't get.",
+        "Permissions that new files don't get; without it \"022\", whatever the caller's is.",
         narrows=narrows.umask,
         clear=True,
     ),

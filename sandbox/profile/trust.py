@@ -30,7 +30,7 @@ from sandbox.words import printable
 if TYPE_CHECKING:
     from sandbox.profile.loader import Loader, Project
 
-__all__ = ["Review", "admit", "is_trusted", "review", "trust", "untrust"]
+__all__ = ["Review", "admit", "review", "trust", "untrust"]
 
 _State = Literal["trusted", "changed", "unknown"]
 
@@ -117,16 +117,6 @@ def untrust(path: str | None = None, *, cwd: str | None = None) -> bool:
     except OSError as error:
         raise SandboxError(f"cannot remove {error.filename}: {error.strerror}") from error
     return True
-
-
-def is_trusted(path: str | None = None, *, cwd: str | None = None) -> bool:
-    """Whether the project is trusted, as it now is.
-
-    Raises:
-        ProfileError: there is none, or its file is wrong.
-    """
-    _, project = _find(path, cwd)
-    return _state(project.file, _digests(project)) == "trusted"
 
 
 def admit(loader: Loader, project: Project) -> None:

@@ -43,8 +43,8 @@ def program(
 
     *nested* lets the payload make namespaces and mount in them. *deny* names calls that are
     refused as well. *capabilities* is the payload's capability mask (bit N is capability N of
-    linux/capability.h). *hold_core* keeps RLIMIT_CORE where the launcher set it; pass False
-    where the profile asks for core files. *machine* is as uname(2) says.
+    linux/capability.h). *hold_core* keeps RLIMIT_CORE where the launcher set it, for a
+    profile that forbids core files. *machine* is as uname(2) says.
 
     The same arguments give the same bytes; they are remembered.
     Raises `HostError` for a machine that there is no table for, `ValueError` for an unknown

@@ -59,16 +59,23 @@ def test_unknown_capability() -> None:
         plan_of(Profile(process=Process(capabilities=("CAP_FLY",))))
 
 
+@pytest.mark.parametrize(("core", "held"), [(0, True), (1, True), (None, False), (1 << 20, False)])
+def test_the_core_limit_is_held_where_it_forbids(core: int | None, held: bool) -> None:
+    plan = plan_of(Profile(limits=Limits(core=core)))
+    assert records(plan, Kind.SECCOMP) == [(seccomp.program("default", hold_core=held),)]
+
+
 @pytest.mark.parametrize("mode", ["default", "strict"])
 def test_filter_is_the_one_of_its_mode(mode: str) -> None:
     plan = plan_of(Profile(process=Process(seccomp=mode)))  # type: ignore[arg-type]
-    assert records(plan, Kind.SECCOMP) == [(seccomp.program(mode, machine="x86_64"),)]  # type: ignore[arg-type]
+    program = seccomp.program(mode, hold_core=False, machine="x86_64")  # type: ignore[arg-type]
+    assert records(plan, Kind.SECCOMP) == [(program,)]
     assert records(plan, Kind.KEYRING) == []
 
 
 def test_memfd_is_denied_under_a_memory_limit() -> None:
     plan = plan_of(Profile(limits=Limits(memory=1 << 26)))
-    expected = seccomp.program("default", deny=("memfd_create", "memfd_secret"), machine="x86_64")
+    expected = seccomp.program("default", deny=("memfd_create", "memfd_secret"), hold_core=False)
     assert records(plan, Kind.SECCOMP) == [(expected,)]
 
 
@@ -82,7 +89,7 @@ def test_nested() -> None:
     assert numbers(records(plan_of(), Kind.USERNS_MAX)[0]) == [0]
     plan = plan_of(Profile(process=Process(nested=True)))
     assert records(plan, Kind.USERNS_MAX) == []
-    assert records(plan, Kind.SECCOMP) == [(seccomp.program("default", nested=True, machine="x86_64"),)]
+    assert records(plan, Kind.SECCOMP) == [(seccomp.program("default", nested=True, hold_core=False),)]
 
 
 def test_the_rest() -> None:

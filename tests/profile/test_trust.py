@@ -41,6 +41,7 @@ NARROWER = [
     'process.seccomp = "strict"',
     'process = { hostname = "x", tty = "never", nice = 19, capabilities = [], nested = false }',
     'process.workdir = "sub"',
+    'process.umask = "027"',
     'mounts."." = "ro"',
     'mounts."." = "rw"',
     'mounts."." = "overlay"',
@@ -282,7 +283,7 @@ WIDE = 'net.mode = "host"\nmounts."/x" = { source = "..", mode = "ro" }'
 
 def test_trust_and_untrust(project: Write) -> None:
     directory = project(WIDE)
-    assert not trust.is_trusted()
+    assert trust.review().state != "trusted"
     found = trust.trust()
     assert (found.file, found.directory, found.state) == (
         str(directory / "sandbox.toml"),
@@ -290,7 +291,6 @@ def test_trust_and_untrust(project: Write) -> None:
         "unknown",
     )
     assert len(found.widens) == 2
-    assert trust.is_trusted()
     profile = load(None)
     assert profile.net.mode == "host"
     assert not profile.origins['mounts."/x"'].hostile
@@ -305,12 +305,11 @@ def test_a_change_ends_the_trust(project: Write) -> None:
     project(WIDE)
     trust.trust()
     project(WIDE + "\n")
-    assert not trust.is_trusted()
     assert trust.review().state == "changed"
     with pytest.raises(TrustError, match="has changed since it was trusted"):
         load(None)
     project(WIDE)
-    assert trust.is_trusted()
+    assert trust.review().state == "trusted"
 
 
 def test_a_change_that_only_narrows_is_used(project: Write) -> None:
@@ -328,7 +327,7 @@ def test_every_file_of_the_project_counts(project: Write) -> None:
     assert set(trust.trust().digests) == {str(directory / "sandbox.toml"), str(a), str(b)}
     assert load(None).net.mode == "host"
     b.write_text('net.mode = "host" ')
-    assert not trust.is_trusted()
+    assert trust.review().state != "trusted"
 
 
 def test_the_users_own_profiles_are_no_part_of_it(project: Write, own_profile: Write) -> None:
@@ -345,19 +344,19 @@ def test_trust_is_for_one_path(project: Write, tmp_home: Path, monkeypatch: pyte
     other = tmp_home / "other"
     directory.rename(other)
     monkeypatch.chdir(other)
-    assert not trust.is_trusted()
+    assert trust.review().state != "trusted"
     directory.symlink_to(other)
     monkeypatch.chdir(directory)
-    assert not trust.is_trusted()
+    assert trust.review().state != "trusted"
 
 
 def test_by_path(project: Write, tmp_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = project(WIDE)
     monkeypatch.chdir(tmp_home)
     for path in (str(directory), "project", "project/sandbox.toml", "~/project"):
-        assert not trust.is_trusted(path)
+        assert trust.review(path).state != "trusted"
         trust.trust(path)
-        assert trust.is_trusted(path)
+        assert trust.review(path).state == "trusted"
         assert trust.untrust(path)
     for path in ("project/sub", "project/sub/sandbox.toml", "nothing", "project/other.toml", "."):
         with pytest.raises(ProfileError):
@@ -372,7 +371,7 @@ def test_a_project_that_is_gone_can_be_untrusted(project: Write) -> None:
     (directory / "sandbox.toml").unlink()
     assert trust.untrust(str(directory))
     project(WIDE)
-    assert not trust.is_trusted()
+    assert trust.review().state != "trusted"
 
 
 def test_a_wrong_file_is_not_trusted(project: Write) -> None:
@@ -386,7 +385,7 @@ def test_what_was_reviewed_is_trusted_and_not_what_came_after(project: Write) ->
     seen = trust.review()
     project(WIDE)
     trust.accept(seen)
-    assert not trust.is_trusted()
+    assert trust.review().state != "trusted"
 
 
 def records(home: Path) -> list[Path]:
@@ -449,7 +448,7 @@ def test_no_other_users_record_counts(
         return os.stat_result([*status[:4], 12345, *status[5:10]])
 
     monkeypatch.setattr(os, "fstat", foreign)
-    assert not trust.is_trusted()
+    assert trust.review().state != "trusted"
 
 
 def test_a_record_that_cannot_be_written(project: Write, tmp_home: Path) -> None:

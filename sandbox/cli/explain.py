@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sandbox.cli.common import LINES, Parser, profile_option
+from sandbox.cli.planned import prepared_for
 from sandbox.launch.prepare import Prepared
 from sandbox.words import printable, quote
 
@@ -17,7 +18,6 @@ the place each value came from, then the plan, step by step.
 
 
 def main(arguments: list[str]) -> int:
-    from sandbox.cli.run import prepared_for
     from sandbox.profile import add_options, overrides_from
 
     parser = Parser("explain", "[options] [--] [COMMAND ...]", _DESCRIPTION)

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from sandbox.cli import fast
 from sandbox.cli.common import Parser, UsageError, call_options, profile_option
+from sandbox.cli.planned import prepared_for
 from sandbox.cli.report import make_ready, write_error
 from sandbox.errors import NotAvailableError, SandboxError, SetupError
-from sandbox.launch.prepare import Prepared, prepare
+from sandbox.launch.prepare import Prepared
 
-__all__ = ["build_parser", "execute", "launch", "main", "prepared_for"]
+__all__ = ["build_parser", "execute", "launch", "main"]
 
 _DESCRIPTION = """\
 Run a command in a sandbox of its own, and exit as it does.
@@ -93,22 +94,6 @@ def execute(
             write_error(call.report, error)
         raise
     return 0
-
-
-def prepared_for(profile: str | None, overrides: Mapping[str, object], report: str | None = None) -> Prepared:
-    """The plan for a call from the working directory, which protects the *report*'s file.
-
-    Raises:
-        SandboxError: of whichever kind.
-    """
-    try:
-        cwd = os.getcwd()
-    except OSError as error:
-        raise SetupError(
-            f"cannot use the working directory: {error.strerror}", "cd to a directory that exists"
-        ) from error
-    guarded = [report] if report and not report.startswith("fd:") else []
-    return prepare(profile, overrides, cwd, os.environ, guarded=guarded)
 
 
 def launch(prepared: Prepared, argv: Sequence[str], call: fast.Call, words: Sequence[str] | None) -> None:

@@ -76,8 +76,3 @@ class Host:
     proc: bool = True
     checks: Mapping[str, Check] = field(default_factory=lambda: MappingProxyType({}))
     key: str = ""
-
-    @property
-    def in_container(self) -> bool:
-        """Whether this is a container of a kind that we know."""
-        return self.container != ""

@@ -47,9 +47,6 @@ class Merged:
     rows: dict[str, Row] = field(default_factory=dict)
     tables: dict[str, dict[str, Row]] = field(default_factory=dict)
 
-    def copy(self) -> Merged:
-        return Merged(dict(self.rows), {key: dict(table) for key, table in self.tables.items()})
-
     def value(self, key: str) -> Any:
         """The value of a setting that is no table, or its default."""
         return self.rows[key].value if key in self.rows else BY_KEY[key].default

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.cli import fast
-from sandbox.cli.run import build_parser, prepared_for
+from sandbox.cli.planned import prepared_for
+from sandbox.cli.run import build_parser
 from sandbox.profile import overrides_from
 
 PACKAGE = Path(fast.__file__).parent.parent

@@ -163,7 +163,6 @@ def test_containers_by_their_marks(
         machine.write(path, text)
     host = look(machine, **environ).host
     assert host.container == kind
-    assert host.in_container == (kind != "")
 
 
 def test_the_machines_root_by_whom_a_sysctl_belongs_to(machine: Machine) -> None:

@@ -175,7 +175,7 @@ def test_the_input_is_left_alone(one: dict[str, Any], two: dict[str, Any]) -> No
     before = repr((one, two))
     base = merged(one)
     snapshot = build(base)
-    copy = base.copy()
+    copy = Merged(dict(base.rows), {key: dict(table) for key, table in base.tables.items()})
     apply(copy, document(two), read(document(two)))
     assert build(base) == snapshot
     assert repr((one, two)) == before

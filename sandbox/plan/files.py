@@ -35,11 +35,23 @@ class Tracer:
 
     def __init__(self) -> None:
         self._stamps: dict[str, FileStamp] = {}
+        #: seen for what kind of file they are, not for what is in them
+        self._passed: dict[str, FileStamp] = {}
+        self._whole: set[str] = set()
 
     def stamps(self) -> tuple[FileStamp, ...]:
-        return tuple(self._stamps.values())
+        """The stamps of all that was seen. What a directory's own stamp tells already (a name in it that is
+        made, removed, or leads elsewhere changes its time) is left out: each costs time at every start."""
+        passed = {
+            path: stamp
+            for path, stamp in self._passed.items()
+            if path not in self._stamps and os.path.dirname(path) not in self._whole
+        }
+        return (*self._stamps.values(), *passed.values())
 
     def see(self, path: str, *, entries: bool = False) -> None:
+        if entries:
+            self._whole.add(path)
         if entries or path not in self._stamps:
             self._stamps[path] = FileStamp.take(path, entries=entries)
 
@@ -67,7 +79,8 @@ class Tracer:
                 real = os.path.dirname(real)
                 continue
             at = real.rstrip("/") + "/" + name
-            self.see(root + at)
+            if root + at not in self._passed:
+                self._passed[root + at] = FileStamp.take(root + at)
             try:
                 target = os.readlink(root + at)
             except OSError:

@@ -98,3 +98,21 @@ def test_make_private(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert [(tmp_path / name).stat().st_mode & 0o7777 for name in ("a", "a/b")] == [0o700, 0o700]
+
+
+def test_what_a_directory_tells_is_not_stamped_twice(tmp_path: Path) -> None:
+    """And still every change that matters makes a stamp stale."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    tracer = Tracer()
+    tracer.see(str(tmp_path), entries=True)
+    tracer.see(str(tmp_path / "file"))
+    tracer.follow(str(tmp_path / "link"))
+    tracer.follow(str(tmp_path / "missing"))
+    stamps = tracer.stamps()
+    below = [stamp.path for stamp in stamps if os.path.dirname(stamp.path) == str(tmp_path)]
+    assert below == [str(tmp_path / "file")]
+    assert all(stamp.current() for stamp in stamps)
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("/etc")
+    assert not all(stamp.current() for stamp in stamps)

@@ -3,7 +3,7 @@
  * requests are read by the spare supervisors themselves, who share its socket; it makes new ones.
  *
  * A request is the numbers that descriptors shall have, as int32_t, with the descriptors; the first is the
- * plan, whose number is no matter.
+ * plan, whose number is no matter, and the second the control socket.
  */
 
 #include <errno.h>
@@ -25,6 +25,9 @@ enum { REQUESTS = 3, TAKEN = 4, FIRST_OWN = 5 };
 
 #define MAX_SPARES 2
 #define MAX_FDS 16
+/* How long a process for a request may not be had before the request is refused. */
+#define RETRIES 20
+#define RETRY_MS 25
 /* Nobody asked for anything for so long: what is made ahead costs memory. */
 #define IDLE_MS 30000
 
@@ -80,6 +83,27 @@ static int receive(struct request *request)
     return header.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || n != request->count * (ssize_t)sizeof(int32_t) ? -1 : 0;
 }
 
+/* Tell the caller why its sandbox will not come. */
+static void refuse(const struct request *request, const char *why, int error, const char *mend)
+{
+    char json[400];
+    int size = snprintf(json, sizeof(json),
+                        "{\"event\":\"error\",\"operation\":\"start a supervisor\",\"origin\":\"\",\"errno\":%d,"
+                        "\"errno_name\":\"%s\",\"message\":\"cannot start a sandbox: %s: %s\",\"mend\":\"%s\"}",
+                        error, error_name(error), why, strerror(error), mend);
+
+    if (request->count > 1)
+        send(request->fds[1], json, (size_t)size, MSG_NOSIGNAL);
+    for (int i = 0; i < request->count; i++)
+        close(request->fds[i]);
+}
+
+static _Noreturn void give_up(const struct request *request, const char *why, int error, const char *mend)
+{
+    refuse(request, why, error, mend);
+    _exit(EXIT_OURS);
+}
+
 /* Move a descriptor out of the way of numbers below `above`. */
 static int move(int *fd, int above)
 {
@@ -126,6 +150,15 @@ static void tell_taken(int to, const struct plan *plan)
         return; /* the broker is gone */
 }
 
+/* What init sees of the host's mounts it has from when it was made; whoever has mounted something since
+ * expects it to be there. Polling the table tells (proc(5), /proc/[pid]/mounts). */
+static bool mounts_changed(int table)
+{
+    struct pollfd polled = {.fd = table, .events = POLLPRI};
+
+    return table < 0 || poll(&polled, 1, 0) != 0;
+}
+
 static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
 {
     struct made_ahead ahead = {.plan_fd = -1, .namespaces = broker->namespaces};
@@ -143,12 +176,20 @@ static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
     signal(SIGCHLD, SIG_DFL);
     init_clear(&ahead.init);
     /* What can't be made ahead (a limit on namespaces) is tried again, and explained, for a plan. */
+    int mounts = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC);
     if (broker->seen)
         init_clone(broker->namespaces, NULL, NULL, &ahead.init, &failure);
-    if (receive(&request) < 0 || place(&request, &ahead, &taken) < 0 || plan_read(ahead.plan_fd, &plan, &why) < 0) {
+    if (receive(&request) < 0) {
         init_abandon(&ahead.init);
         _exit(EXIT_OURS);
     }
+    if (mounts_changed(mounts))
+        init_abandon(&ahead.init);
+    close_fd(&mounts);
+    if (place(&request, &ahead, &taken) < 0)
+        give_up(&request, "cannot arrange descriptors", errno, "raise the limit on open files (ulimit -n)");
+    if (plan_read(ahead.plan_fd, &plan, &why) < 0)
+        give_up(&request, why, EINVAL, "");
     tell_taken(taken, &plan);
     _exit(supervisor_main(&plan, &ahead));
 }
@@ -161,7 +202,8 @@ static void forget(struct broker *broker, unsigned i)
     broker->spares[i] = broker->spares[--broker->count];
 }
 
-static void add_spare(struct broker *broker)
+/* 0, or -1 with errno. */
+static int add_spare(struct broker *broker)
 {
     struct spare spare = {.pid = 0, .pidfd = -1};
     pid_t parent = getpid();
@@ -171,8 +213,27 @@ static void add_spare(struct broker *broker)
     spare.pid = sys_clone3(&args);
     if (spare.pid == 0)
         spare_main(broker, parent);
-    if (spare.pid > 0)
-        broker->spares[broker->count++] = spare;
+    if (spare.pid < 0)
+        return -1;
+    broker->spares[broker->count++] = spare;
+    return 0;
+}
+
+/* There is a request and nobody to take it. */
+static void add_needed(struct broker *broker)
+{
+    struct request request = {.count = 0};
+    const struct timespec pause = {.tv_nsec = RETRY_MS * 1000000L};
+
+    for (int i = 0; i < RETRIES; i++) {
+        if (add_spare(broker) == 0)
+            return;
+        nanosleep(&pause, NULL);
+    }
+    int error = errno;
+    if (receive(&request) == 0)
+        refuse(&request, "no process can be made", error,
+               "end some processes, or raise the limit on them (ulimit -u)");
 }
 
 static void read_taken(struct broker *broker)
@@ -211,7 +272,7 @@ static bool wait_for_events(struct broker *broker, int patience)
     if (polls[1].revents)
         read_taken(broker);
     else if (polls[2].revents & POLLIN)
-        add_spare(broker);
+        add_needed(broker);
     return true;
 }
 
@@ -256,12 +317,8 @@ int broker_main(int socket, int lifeline)
     }
     signal(SIGCHLD, SIG_IGN); /* nobody is waited for */
     while (wait_for_events(&broker, IDLE_MS))
-        while (broker.seen && broker.count < MAX_SPARES) {
-            unsigned before = broker.count;
-            add_spare(&broker);
-            if (broker.count == before)
-                break; /* no process can be made: the next event is time enough */
-        }
+        while (broker.seen && broker.count < MAX_SPARES && add_spare(&broker) == 0)
+            ;
     retire(&broker);
     return 0;
 }

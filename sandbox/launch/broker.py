@@ -29,6 +29,8 @@ __all__ = ["Brokered", "Remote", "stop"]
 _MAX_FDS = 16
 #: setrlimit(2) has numbers 0 to 15
 _RESOURCES = range(16)
+#: where a process is: os.unshare, setns and chroot change these
+_SURROUNDINGS = ("/", *(f"/proc/self/ns/{name}" for name in ("user", "mnt", "net", "cgroup")))
 #: how long a broker that was told to go may take, seconds
 _PATIENCE = 10.0
 
@@ -189,7 +191,13 @@ def _likeness() -> tuple[object, ...]:
         os.sched_getscheduler(0),
         os.sched_getaffinity(0),
         [resource.getrlimit(number) for number in _RESOURCES],
+        [_identity(path) for path in _SURROUNDINGS],
     )
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 #: this process's

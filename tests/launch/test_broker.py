@@ -196,8 +196,10 @@ def test_a_broker_that_is_killed() -> None:
 
 def test_spares_that_are_killed() -> None:
     pid = start_broker()
-    for spare in children(pid):
+    spares = children(pid)
+    for spare in spares:
         os.kill(spare, signal.SIGKILL)
+    wait_until(lambda: not any(map(alive, spares)))
     assert [sandbox.run(["true"]).returncode for _ in range(3)] == [0, 0, 0]
 
 
@@ -236,3 +238,53 @@ def test_stop_and_again() -> None:
     assert not alive(pid)
     assert sandbox.run(["true"]).returncode == 0
     assert BROKERED._broker is None
+
+
+def test_a_mount_that_was_made_since(tmp_path: Path) -> None:
+    """Spares have the mounts of when they were made: one made later is seen nevertheless."""
+    script = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+uid, gid = os.getuid(), os.getgid()
+assert libc.unshare(0x10020000) == 0  # CLONE_NEWUSER | CLONE_NEWNS
+open("/proc/self/setgroups", "w").write("deny")
+open("/proc/self/uid_map", "w").write(f"{uid} {uid} 1")
+open("/proc/self/gid_map", "w").write(f"{gid} {gid} 1")
+assert libc.mount(b"none", b"/", None, 0x44000, None) == 0  # MS_REC | MS_PRIVATE
+import sandbox
+from sandbox.launch.broker import BROKERED
+where = sys.argv[1]
+def look():
+    mounts = {where: {"source": where, "mode": "ro"}}
+    return sandbox.run(["ls", where], mounts=mounts, capture_output=True, text=True)
+look(), look()
+pid = BROKERED._broker._child.pid
+children = lambda p: open(f"/proc/{p}/task/{p}/children").read().split()
+while len(children(pid)) < 2 or not all(map(children, children(pid))):
+    time.sleep(0.01)
+assert libc.mount(b"tmpfs", where.encode(), b"tmpfs", 0, None) == 0
+open(where + "/new", "w").close()
+print(look().stdout, end="")
+"""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=PATIENCE,
+    )
+    assert (done.stdout, done.stderr) == ("new\n", "")
+
+
+def test_no_process_to_be_had() -> None:
+    """The launch says so; it neither waits for ever nor keeps anybody busy."""
+    pid = start_broker()
+    unlimited = resource.prlimit(pid, resource.RLIMIT_NPROC, (1, 1))
+    assert unlimited != (1, 1)
+    for spare in children(pid):
+        os.kill(spare, signal.SIGKILL)
+    wait_until(lambda: not children(pid))
+    with pytest.raises(sandbox.SetupError, match="no process can be made") as caught:
+        sandbox.run(["true"])
+    assert "ulimit -u" in (caught.value.mend or "")

@@ -210,6 +210,8 @@ def key_of(options: list[str]) -> tuple[object, ...]:
         limits = file.read(4096)
     with open("/proc/self/status", "rb", 0) as file:
         rights = [line for line in file.read().split(b"\n") if line[:4] in _RIGHTS]
+    with open("/proc/sys/kernel/core_pattern", "rb", 0) as file:  # what holds limits.core
+        handler = file.read(1)
     return (
         VERSION,
         sys.hexversion,
@@ -217,6 +219,7 @@ def key_of(options: list[str]) -> tuple[object, ...]:
         tuple(rights),
         os.getpriority(os.PRIO_PROCESS, 0),  # what an untrusted project's is compared with
         boot,
+        handler,
         limits,
         os.stat("/proc/self/ns/user").st_ino,
         os.stat("/proc/self/ns/mnt").st_ino,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sandbox.host import rows, subids
 from sandbox.host.model import Host, IdMap
 
-__all__ = ["SYSCTLS", "Facts", "gather", "parse_map", "read"]
+__all__ = ["SYSCTLS", "Facts", "core_handler", "gather", "parse_map", "read"]
 
 #: Settings that decide whether a user may make namespaces; absent where the kernel has no such thing.
 SYSCTLS = (
@@ -97,6 +97,7 @@ def gather(*, root: str = "", environ: Mapping[str, str] = os.environ, helper: s
         gid_map=parse_map(read(f"{root}/proc/self/gid_map")) or _FULL,
         machine_root=_machine_root(root),
         capabilities=int(status.get("CapEff", "0"), 16),
+        core_handler=core_handler(root),
     )
     problems = (
         *(f"/etc/subuid {text}" for text in uids.problems),
@@ -109,6 +110,12 @@ def gather(*, root: str = "", environ: Mapping[str, str] = os.environ, helper: s
     key = _key(host, root, status, sysctls, [_stamp(path) for path in stamps if path])
     known = {row.name: row for row in (rows.kernel(host), rows.idrange(host, problems))}
     return Facts(replace(host, key=key, checks=known), problems, sysctls, status)
+
+
+def core_handler(root: str = "") -> str:
+    """`Host.core_handler`, which may change at any time."""
+    first = read(f"{root}/proc/sys/kernel/core_pattern")[:1]
+    return first if first in ("|", "@") else ""
 
 
 def _version(release: str) -> tuple[int, int]:

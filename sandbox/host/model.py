@@ -72,6 +72,9 @@ class Host:
     machine_root: int | None = 0
     #: effective capabilities, a bit each (capabilities(7))
     capabilities: int = 0
+    #: how kernel.core_pattern begins where core dumps go to a program (core(5)): "|" to one that the kernel
+    #: starts, "@" to a socket (Linux 6.16); "" for files
+    core_handler: str = ""
     overlay: bool = True
     proc: bool = True
     checks: Mapping[str, Check] = field(default_factory=lambda: MappingProxyType({}))

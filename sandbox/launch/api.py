@@ -315,6 +315,8 @@ def _prepare(
     profile: str | Profile | None, overrides: Mapping[str, object], cwd: str | os.PathLike[str] | None
 ) -> Prepared:
     """`prepare`, with the last few plans kept for as long as what they were made from is unchanged."""
+    from sandbox.host.facts import core_handler
+
     try:
         where = os.path.abspath(cwd) if cwd is not None else os.getcwd()
     except OSError as error:
@@ -324,7 +326,8 @@ def _prepare(
     asked = profile if profile is None or isinstance(profile, str) else id(profile)
     rights = (os.geteuid(), os.getegid(), *os.getgroups(), os.getpriority(os.PRIO_PROCESS, 0))
     hard = tuple(resource.getrlimit(number) for number in range(16))  # a plan's own are no higher
-    key = (asked, repr(sorted(overrides.items())), where, frozenset(environ.items()), rights, hard)
+    machine = (*rights, *hard, core_handler())
+    key = (asked, repr(sorted(overrides.items())), where, frozenset(environ.items()), machine)
     with _plans_lock:
         found = _plans.get(key)
         if found is not None:

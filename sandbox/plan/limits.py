@@ -32,7 +32,6 @@ _KERNEL_MECHANISM = {
     "memory": "a memory cgroup",
     "cpu_time": "a cpu cgroup",
     "disk": "a tmpfs",
-    "core": "seccomp",
 }
 
 
@@ -49,10 +48,13 @@ def pool(profile: Profile) -> int:
 
 
 def limits(
-    profile: Profile, host_writable: tuple[str, ...], hard_limits: Mapping[int, int]
+    profile: Profile,
+    host_writable: tuple[str, ...],
+    hard_limits: Mapping[int, int],
+    core_handler: str = "",
 ) -> tuple[Limit, ...]:
     """The limits of *profile* with their mechanisms; *host_writable* are the destinations of writable
-    mounts of the host's, *hard_limits* the caller's own.
+    mounts of the host's, *hard_limits* the caller's own, *core_handler* the host's.
 
     Raises:
         RequirementError: one that nothing can hold, or that only best effort holds though it is required.
@@ -68,7 +70,7 @@ def limits(
         ("files", asked.files, "rlimit"),
         ("file_size", asked.file_size, "rlimit"),
         ("output", asked.output, "pipe"),
-        ("core", asked.core, _core(profile, hard_limits.get(RLIMITS["core"]))),
+        ("core", asked.core, _core(profile, hard_limits.get(RLIMITS["core"]), core_handler)),
     ]
     result = tuple(
         Limit(name, value, mechanism, str(origin_of(profile, f"limits.{name}")))
@@ -105,7 +107,13 @@ def _disk(profile: Profile, host_writable: tuple[str, ...]) -> str:
     return f"tmpfs (not {', '.join(host_writable)}, which {verb} the host's)"
 
 
-def _core(profile: Profile, hard: int | None) -> str:
+def _core(profile: Profile, hard: int | None, handler: str) -> str:
+    if handler == "@":
+        # fs/coredump.c, coredump_sock_connect(): no limit is looked at, only whether the process is dumpable,
+        # which every exec(2) makes it.
+        return BEST_EFFORT + "core dumps go to a socket here (kernel.core_pattern), whatever the limit"
+    if profile.limits.core and handler == "|":
+        return BEST_EFFORT + "core dumps go to a program here (kernel.core_pattern), whole"
     if profile.limits.core == 0 and hard == 0:
         return BEST_EFFORT + "the caller's own hard limit is 0, with which a piped core handler still runs"
     if profile.limits.core == 0 and profile.process.seccomp == "off":
@@ -136,17 +144,21 @@ def _check_required(profile: Profile, found: tuple[Limit, ...]) -> None:
     for limit in found:
         if limit.mechanism.startswith(BEST_EFFORT) and (kernel or limit.name in profile.require):
             where = at(origin_of(profile, "limits.enforce" if kernel else "require"))
+            lacking = _KERNEL_MECHANISM.get(limit.name)
             raise RequirementError(
                 f"{where}limits.{limit.name} is required to be held by the kernel, and "
-                f"{_KERNEL_MECHANISM[limit.name]} is missing; there is only {limit.mechanism}",
-                _mend(limit.name, kernel),
+                f"{f'{lacking} is missing; ' if lacking else ''}there is only {limit.mechanism}",
+                _mend(limit, kernel),
             )
 
 
-def _mend(name: str, kernel: bool) -> str:
-    if name == "core":
+def _mend(limit: Limit, kernel: bool) -> str:
+    if "seccomp is off" in limit.mechanism and limit.name == "core":
         return 'process.seccomp = "default"'
-    return 'limits.enforce = "any"' if kernel else f"remove {name} from require"
+    without = 'limits.enforce = "any"' if kernel else f"remove {limit.name} from require"
+    if "core_pattern" in limit.mechanism:
+        return f"sysctl kernel.core_pattern=core (as root), or {without}"
+    return without
 
 
 def rlimits(profile: Profile, invocation: Invocation) -> list[Record]:

@@ -52,6 +52,15 @@ def test_an_empty_directory_is_a_machine_with_nothing(tmp_path: Path) -> None:
         assert not found.host.checks["idrange"].ok
 
 
+@pytest.mark.parametrize(
+    ("pattern", "handler"),
+    [("core\n", ""), ("/var/%p\n", ""), ("|/bin/x %p\n", "|"), ("@/run/x\n", "@"), ("@@/x\n", "@")],
+)
+def test_where_core_dumps_go(machine: Machine, pattern: str, handler: str) -> None:
+    machine.write("/proc/sys/kernel/core_pattern", pattern)
+    assert look(machine).host.core_handler == handler
+
+
 def test_ranges_come_from_the_files(machine: Machine) -> None:
     machine.write("/etc/subuid", f"{USER}:100000:65536\nrubbish\n")
     machine.write("/etc/subgid", f"{os.geteuid()}:200000:5\n")

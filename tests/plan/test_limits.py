@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sandbox.errors import ProfileError, RequirementError
@@ -10,7 +12,7 @@ from sandbox.plan import limits
 from sandbox.plan.plan import BEST_EFFORT, Plan
 from sandbox.profile.model import Limits, Process, Profile, Root
 from sandbox.wire import Kind
-from tests.plan.making import call, numbers, place, plan_of, records
+from tests.plan.making import HOST, call, numbers, place, plan_of, records
 
 M = 1 << 20
 
@@ -82,6 +84,26 @@ def test_a_hard_core_limit_of_zero_is_no_limit() -> None:
     assert held.mechanism.startswith("best-effort: ")
     (held,) = limits.limits(Profile(limits=Limits(core=0)), (), {4: 1})
     assert held.mechanism == "rlimit"
+
+
+@pytest.mark.parametrize(
+    ("core", "handler", "held"),
+    [(0, "", True), (0, "|", True), (0, "@", False), (M, "", True), (M, "|", False), (M, "@", False)],
+)
+def test_a_core_handler_is_held_by_a_limit_of_zero_when_it_is_a_pipe(
+    core: int, handler: str, held: bool
+) -> None:
+    """Dumps of any size go through a pipe, and to a socket whatever the limit (fs/coredump.c)."""
+    host = replace(HOST, core_handler=handler)
+    asked = Profile(limits=Limits(core=core))
+    assert (plan_of(asked, host=host).enforced["core"] == "rlimit") == held
+    required = replace(asked, require=("core",))
+    if held:
+        plan_of(required, host=host)
+    else:
+        with pytest.raises(RequirementError, match="kernel.core_pattern") as error:
+            plan_of(required, host=host)
+        assert "sysctl kernel.core_pattern=core" in (error.value.mend or "")
 
 
 def test_named_resource_limits() -> None:

@@ -20,10 +20,13 @@ class Mutant:
     edits: tuple[tuple[str, str, str], ...]  # file, old, new
     where: str
     tests: str
+    as_root: bool = False  # only root's sandboxes have it, or only root's tests can tell
 
 
-def one(defence: str, file: str, old: str, new: str, where: str, tests: str) -> Mutant:
-    return Mutant(defence, ((file, old, new),), where, tests)
+def one(
+    defence: str, file: str, old: str, new: str, where: str, tests: str, *, as_root: bool = False
+) -> Mutant:
+    return Mutant(defence, ((file, old, new),), where, tests, as_root)
 
 
 HELPER = "helpers/"

@@ -11,10 +11,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 IN_CI = bool(os.environ.get("CI"))
+CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 
 
 def need(*things: str) -> None:
@@ -86,6 +88,7 @@ IDENTITIES = ("root", "plain user")
 CHECKS: dict[str, Callable[[], str]] = {
     "userns": _userns,
     "idrange": _idrange,
+    "core_pattern": lambda: "" if os.access(CORE_PATTERN, os.W_OK) else f"{CORE_PATTERN} can't be written",
     "fuse": _device("/dev/fuse"),
     "tun": _device("/dev/net/tun"),
     "libseccomp": _library("seccomp"),

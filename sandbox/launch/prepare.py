@@ -16,8 +16,8 @@ from sandbox import wire
 from sandbox.plan.plan import FileStamp
 
 if TYPE_CHECKING:
+    from sandbox.plan.invocation import Invocation
     from sandbox.plan.plan import Plan
-    from sandbox.plan.resolve import Invocation
     from sandbox.profile.model import Profile
 
 __all__ = ["Prepared", "prepare"]
@@ -111,7 +111,7 @@ def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:
 
     from sandbox.errors import ProfileError
     from sandbox.plan.files import Tracer
-    from sandbox.plan.resolve import Guard, is_below, real_source
+    from sandbox.plan.invocation import Guard, is_below, real_source
 
     writable = [real_source(place) for place in invocation.places if place.mount.mode == "rw"]
     guards = []

@@ -12,7 +12,8 @@ like their modules, and whichever is bound to the package last would win.
 from __future__ import annotations
 
 from sandbox.plan.compile import compile
+from sandbox.plan.invocation import Invocation
 from sandbox.plan.plan import FileStamp, Limit, Plan
-from sandbox.plan.resolve import Invocation, resolve
+from sandbox.plan.resolve import resolve
 
 __all__ = ["FileStamp", "Invocation", "Limit", "Plan", "compile", "resolve"]

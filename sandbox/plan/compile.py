@@ -16,8 +16,8 @@ from sandbox import ids, net
 from sandbox.errors import HostError, ProfileError
 from sandbox.kernel import capability
 from sandbox.plan import limits, mounts, process, skeleton
+from sandbox.plan.invocation import Invocation, at, is_below, origin_of, real_source
 from sandbox.plan.plan import CLONE, Plan
-from sandbox.plan.resolve import Invocation, at, is_below, origin_of, real_source
 from sandbox.profile.build import refuse_unavailable
 from sandbox.profile.model import Profile
 from sandbox.wire import Kind, Record

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from sandbox.errors import ProfileError, RequirementError
 from sandbox.kernel import RLIMITS
+from sandbox.plan.invocation import Invocation, at, origin_of
 from sandbox.plan.plan import BEST_EFFORT, Limit
-from sandbox.plan.resolve import Invocation, at, origin_of
 from sandbox.profile.model import Origin, Profile
 from sandbox.wire import Kind, Record
 

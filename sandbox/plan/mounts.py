@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from sandbox.plan.invocation import Guard, Invocation, Place, is_below, real_source, root_place
 from sandbox.plan.limits import inodes
 from sandbox.plan.operations import Bind, Mask, Operation, Overlay, Pin, Tmpfs
-from sandbox.plan.resolve import Guard, Invocation, Place, is_below, real_source, root_place
 from sandbox.profile.model import Profile
 from sandbox.wire import Mount
 

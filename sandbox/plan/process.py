@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.errors import ProfileError
 from sandbox.kernel import CAPABILITIES, capability
-from sandbox.plan.resolve import Invocation, at, is_below, origin_of
+from sandbox.plan.invocation import Invocation, at, is_below, origin_of
 from sandbox.profile.model import Profile
 from sandbox.root import etc, tables
 from sandbox.wire import Kind, Record

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from sandbox import net
 from sandbox.plan import limits, mounts
+from sandbox.plan.invocation import Invocation, Place, by_depth, is_below, origin_of
 from sandbox.plan.operations import (
     Bind,
     Devpts,
@@ -28,7 +29,6 @@ from sandbox.plan.operations import (
     Tmpfs,
 )
 from sandbox.plan.process import HOSTNAME, Account
-from sandbox.plan.resolve import Invocation, Place, by_depth, is_below, origin_of
 from sandbox.profile import model
 from sandbox.profile.model import Profile
 from sandbox.root import etc, tables

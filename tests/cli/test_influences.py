@@ -28,7 +28,7 @@ COMPUTED = {
     "cli/fast.py": 2,  # INFLUENCES itself, and the kept ones, which are by value
     "launch/prepare.py": 3,  # the kept ones
     "paths.py": 1,  # the XDG variables
-    "plan/resolve.py": 1,  # tables.RUNTIME_VARIABLES
+    "plan/guards.py": 1,  # tables.RUNTIME_VARIABLES
 }
 
 

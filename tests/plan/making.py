@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
 from sandbox.host import Host
 from sandbox.plan import Invocation, Plan, compile, resolve
-from sandbox.plan.resolve import Entry, Guard, Place
+from sandbox.plan.invocation import Entry, Guard, Place
 from sandbox.profile import model
 from sandbox.wire import Kind, decode
+
+Resolve = Callable[..., Invocation]
 
 HOST = Host(kernel=(6, 1), machine="x86_64", uid=1000, gid=1000)
 
@@ -80,3 +82,7 @@ def records(plan: Plan, kind: Kind) -> list[tuple[bytes, ...]]:
 
 def numbers(fields: Iterable[bytes]) -> list[int]:
     return [int.from_bytes(field, "little", signed=True) for field in fields]
+
+
+def destinations(invocation: Invocation) -> dict[str, str]:
+    return {place.destination: place.source for place in invocation.places}

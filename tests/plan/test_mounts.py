@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sandbox.plan import operations as ops
+from sandbox.plan.invocation import Guard, Invocation, Place, is_below
 from sandbox.plan.mounts import host_writable, operations, seen
-from sandbox.plan.resolve import Guard, Invocation, Place, is_below
 from sandbox.profile.model import Profile, Root
 from sandbox.wire import Mount
 from tests.plan.making import call, guard, place

@@ -278,7 +278,7 @@ MUTANTS = [
     ),
     one(
         "a home is not given away because one happens to be there",
-        "sandbox/plan/resolve.py",
+        "sandbox/plan/places.py",
         "        self._check_given_away(mount, origin, real)\n",
         "",
         HERE + "test_files.py",

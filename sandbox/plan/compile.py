@@ -44,7 +44,9 @@ def compile(profile: Profile, host: Host, invocation: Invocation) -> Plan:
     invocation = skeleton.with_home(profile, invocation, account)
     _refuse_loose_pins(profile, invocation, process.capabilities(profile, who))
     trees = [path for path, entry in invocation.entries.items() if entry.kind == "dir"]
-    found = limits.limits(profile, mounts.host_writable(invocation), invocation.hard_limits, host.core_handler)
+    found = limits.limits(
+        profile, mounts.host_writable(invocation), invocation.hard_limits, host.core_handler
+    )
     environment = process.environment(profile, invocation.environ, account.home, account.user)
     around = mounts.covering(invocation.places, account.home)
     fallback = "/" if around and around.mount.mode == "hide" else account.home

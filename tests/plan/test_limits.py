@@ -101,7 +101,7 @@ def test_a_core_handler_is_held_by_a_limit_of_zero_when_it_is_a_pipe(
     if held:
         plan_of(required, host=host)
     else:
-        with pytest.raises(RequirementError, match="kernel.core_pattern") as error:
+        with pytest.raises(RequirementError, match=r"kernel\.core_pattern") as error:
             plan_of(required, host=host)
         assert "sysctl kernel.core_pattern=core" in (error.value.mend or "")
 

@@ -98,7 +98,9 @@ def in_a_box(profile: str, *crash: str) -> sandbox.Result:
 
 
 @pytest.mark.parametrize("run", [in_one_shot, in_a_box])
-@pytest.mark.parametrize("limits", [(), ("0",), ("0", "1")], ids=["as it is", "lowered", "lowered and raised"])
+@pytest.mark.parametrize(
+    "limits", [(), ("0",), ("0", "1")], ids=["as it is", "lowered", "lowered and raised"]
+)
 @pytest.mark.parametrize("profile", ["base", "untrusted"])
 def test_a_piped_core_handler_is_not_started(
     cores: Cores, run: Callable[..., sandbox.Result], profile: str, limits: tuple[str, ...]

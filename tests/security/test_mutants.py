@@ -121,7 +121,10 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "mutant",
-    [pytest.param(each, id=each.defence, marks=pytest.mark.as_root if each.as_root else ()) for each in MUTANTS],
+    [
+        pytest.param(each, id=each.defence, marks=pytest.mark.as_root if each.as_root else ())
+        for each in MUTANTS
+    ],
 )
 def test_a_defence_that_is_gone_is_noticed(mutant: Mutant, tmp_path: Path, compiler: Compiler) -> None:
     if mutant.as_root:

@@ -40,7 +40,8 @@ class SandboxError(Exception):
         self.mend = mend
 
     def __str__(self) -> str:
-        return f"{self.message}\n  mend: {self.mend}" if self.mend else self.message
+        text = f"{self.message}\n  mend: {self.mend}" if self.mend else self.message
+        return text.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 
 class ProfileError(SandboxError):

@@ -28,7 +28,7 @@ def parent() -> str:
     try:
         os.makedirs(path, 0o700, exist_ok=True)
     except OSError as error:
-        raise SetupError(f"cannot make {path}: {error.strerror}", errno=error.errno or 0) from error
+        raise _not_made(path, error) from error
     return path
 
 
@@ -46,8 +46,13 @@ def make() -> str:
     try:
         os.mkdir(path, 0o700)
     except OSError as error:
-        raise SetupError(f"cannot make {path}: {error.strerror}", errno=error.errno or 0) from error
+        raise _not_made(path, error) from error
     return path
+
+
+def _not_made(path: str, error: OSError) -> SetupError:
+    mend = "make room there, or set XDG_STATE_HOME to a directory of yours on another disk"
+    return SetupError(f"cannot make {path}: {error.strerror}", mend, errno=error.errno or 0)
 
 
 def sweep(above: str) -> None:

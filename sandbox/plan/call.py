@@ -13,11 +13,12 @@ from sandbox.errors import ProfileError, SetupError
 from sandbox.host.model import Host
 from sandbox.plan.files import Tracer, mount_points
 from sandbox.plan.invocation import at, is_below
+from sandbox.profile import files
 from sandbox.profile.model import Origin, Profile
 from sandbox.root.etc import shell_name
 from sandbox.words import quote
 
-__all__ = ["Call", "blocked", "check_overlay", "unseen", "upwards"]
+__all__ = ["Call", "check_overlay", "unseen", "upwards"]
 
 
 class Call:
@@ -89,17 +90,10 @@ def _is_home(path: str) -> bool:
 
 def unseen(origin: Origin, what: str, path: str, error: OSError, mount: str = "") -> ProfileError:
     """What to say of a path that can't be looked at; *mount* is the key in [mounts] that names it, if any."""
-    closed = blocked(path) if isinstance(error, PermissionError) else ""
-    mend = f"chmod u+rx {quote(closed)}" if closed else f"ls -ld {quote(path)}"
+    mend = files.opening(path)
     if mount:
         mend += f'    or, in [mounts]: "{mount}" = false'
     return ProfileError(f"{at(origin)}cannot look at {what}, {path}: {error.strerror}", mend)
-
-
-def blocked(path: str) -> str:
-    """The first directory on the way to *path* that we may not search, or ""."""
-    above = [*upwards(os.path.dirname(path))][::-1]
-    return next((each for each in above if not os.access(each, os.X_OK)), "")
 
 
 def upwards(path: str) -> Iterator[str]:

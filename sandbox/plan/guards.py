@@ -5,16 +5,16 @@ Here it is found out where they are; `sandbox.plan.mounts` protects and hides th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
 from sandbox import paths
 from sandbox.errors import ProfileError
-from sandbox.plan.call import Call, blocked, unseen, upwards
+from sandbox.plan.call import Call, unseen, upwards
 from sandbox.plan.files import identity, kind_of, make_private
 from sandbox.plan.invocation import Guard, Place, at, is_below, real_source
+from sandbox.profile import files
 from sandbox.profile.model import Origin
 from sandbox.root import tables
 from sandbox.words import quote
@@ -62,10 +62,9 @@ def hidden(call: Call, places: Sequence[Place]) -> tuple[Guard, ...]:
             )
     for guard in found:
         _refuse_links(guard, writable)
-    named = (call.environ.get(name, "") for name in tables.RUNTIME_VARIABLES)
-    for path in (*tables.RUNTIME, *named):
-        if path.startswith("/") and path.strip("/") and _may_exist(path):
-            found.append(Guard(call.trace.follow(path)[0], "runtime"))
+    for path in (*tables.RUNTIME, *(call.environ.get(name, "") for name in tables.RUNTIME_VARIABLES)):
+        if path.startswith("/") and path.strip("/"):
+            found += _runtime(call, path)
     # Whether they exist or not: the launch itself makes some.
     for path, what in _kept_of_runs():
         found.append(_guard(call, path, what))
@@ -98,8 +97,8 @@ def _exists(call: Call, path: str, place: Place) -> bool:
     try:
         return bool(kind_of(path))
     except OSError as error:
-        closed = blocked(path)
-        if closed and os.stat(closed).st_uid != call.host.uid:
+        closed = files.blocked(path)
+        if closed and not files.is_ours(closed):
             return True
         raise unseen(place.origin, "what is to be hidden", path, error, place.mount.destination) from error
 
@@ -113,14 +112,16 @@ def _kept_of_runs() -> tuple[tuple[str, str], ...]:
     )
 
 
-def _may_exist(path: str) -> bool:
-    """Whether *path* exists, or lies where we can't look, as after su(1)."""
+def _runtime(call: Call, path: str) -> list[Guard]:
+    """A runtime directory or socket, if it exists or lies where we can't look, as after su(1)."""
     try:
-        return bool(kind_of(path))
+        real, _ = call.trace.follow(path)
+        found = [Guard(real, "runtime")]
+        return found if kind_of(real) else []
     except PermissionError:
-        return True
+        return found
     except OSError:  # a loop of links, or a name that is too long: it leads nowhere
-        return False
+        return []
 
 
 def _with_aliases(guards: Sequence[Guard], places: Sequence[Place]) -> tuple[Guard, ...]:

@@ -7,7 +7,9 @@ import errno
 import os
 import stat
 
-__all__ = ["MAX_BYTES", "read", "read_once"]
+from sandbox.words import quote
+
+__all__ = ["MAX_BYTES", "blocked", "is_ours", "opening", "read", "read_once"]
 
 #: The largest file that is read, bytes.
 MAX_BYTES = 1 << 20
@@ -48,6 +50,26 @@ def read_once(path: str) -> bytes:
         return _rest(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def blocked(path: str) -> str:
+    """The first directory on the way to *path* (absolute) that we may not search, or ""."""
+    above = []
+    while path != "/":
+        path = os.path.dirname(path)
+        above.append(path)
+    return next((each for each in reversed(above) if not os.access(each, os.X_OK)), "")
+
+
+def is_ours(path: str) -> bool:
+    """Whether a file that exists belongs to the caller."""
+    return os.stat(path).st_uid == os.geteuid()
+
+
+def opening(path: str) -> str:
+    """The command that lets the caller look at *path*, or shows why not."""
+    closed = blocked(path)
+    return f"chmod u+rx {quote(closed)}" if closed and is_ours(closed) else f"ls -ld {quote(closed or path)}"
 
 
 def _open(path: str, flags: int = 0) -> int:

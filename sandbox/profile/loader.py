@@ -171,7 +171,7 @@ class Loader:
         own = os.path.join(_user_profiles(), f"{name}.toml")
         if own != skip:
             self.looked.append(own)
-            if os.path.lexists(own):
+            if self._is_there(own):
                 return self.read(own)
         built_in = os.path.join(paths.configs(), f"{name}.toml")
         if os.path.exists(built_in):
@@ -179,6 +179,23 @@ class Loader:
         known = names()
         hint = nearest(name, known) or f"; there are {', '.join(sorted(known))}"
         raise ProfileError(f'there is no profile "{name}"{hint}', "sandbox profile list")
+
+    def _is_there(self, path: str) -> bool:
+        """Whether the user has this profile. One in a closed directory of the user's own may be there, and
+        tighter than the built-in one that would be used instead; another user's is none."""
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            closed = files.blocked(path)
+            if closed and not files.is_ours(closed):
+                return False
+            shown = printable(self.shown(path))
+            raise ProfileError(
+                f"cannot look for the profile {shown}: {error.strerror}", files.opening(path)
+            ) from None
+        return True
 
     def read(self, path: str, missing: str = "") -> Document:
         """Read a file of the user's own or a built-in one."""

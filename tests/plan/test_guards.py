@@ -109,6 +109,16 @@ def test_runtime_directories_are_hidden(
     assert {"/run", "/proc", str(home / "runtime"), str(home / "agent")} <= found
 
 
+def test_runtime_directories_that_come_later_make_a_plan_stale(
+    resolve: Resolve, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(home / "later"))
+    invocation = resolve()
+    assert str(home / "later") not in {guard.path for guard in invocation.hidden}
+    (home / "later").touch()
+    assert not all(stamp.current() for stamp in invocation.files)
+
+
 def test_what_sandbox_keeps_of_runs_is_hidden(resolve: Resolve, home: Path) -> None:
     """A cached plan holds the values of variables; the state directory what other sandboxes wrote."""
     found = {guard.path for guard in resolve(Mount("~", "ro")).hidden}

@@ -36,6 +36,25 @@ def test_a_users_profile_comes_before_a_built_in_one(own_profile: Write) -> None
     assert str(found.origins["limits.pids"]) == f"{path}:1"
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can look everywhere")
+def test_a_users_profile_that_can_not_be_looked_for(own_profile: Write, tmp_home: Path) -> None:
+    """The built-in one of that name may grant more."""
+    own_profile("untrusted", "limits.pids = 3")
+    (tmp_home / ".config").chmod(0)
+    try:
+        with pytest.raises(ProfileError, match=r"cannot look for the profile .*Permission denied") as caught:
+            load("untrusted")
+    finally:
+        (tmp_home / ".config").chmod(0o700)
+    assert caught.value.mend == f"chmod u+rx {tmp_home}/.config"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can look everywhere")
+def test_another_users_profiles_are_none(tmp_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/root/.config")  # as after sudo(8)
+    assert load("untrusted").limits.pids == 64
+
+
 def test_a_users_profile_may_extend_its_own_name(own_profile: Write) -> None:
     own_profile("untrusted", 'extends = "untrusted"\nlimits.pids = 3')
     found = load("untrusted")

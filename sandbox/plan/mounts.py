@@ -201,7 +201,7 @@ def _ancestors(places: Sequence[Place], place: Place, inside: str, strict: Mount
 
 def notes(invocation: Invocation) -> Iterator[str]:
     """What the mounts mean for whoever runs this, in sentences."""
-    for place in invocation.places:
+    for place in (*root_place(invocation.root), *invocation.places):
         guard = _inside_guard(invocation, place)
         if place.mount.mode == "rw" and guard:
             yield f"{place.destination} is read-only: it is part of {guard.path}, {guard.what}"

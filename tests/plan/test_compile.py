@@ -329,6 +329,11 @@ def test_notes_are_honest() -> None:
     assert notes() == ""
 
 
+def test_a_root_that_is_hidden_otherwise_is_told() -> None:
+    plan = plan_of(Profile(root=Root("dir:/run/x")), call(root="/run/x", hidden=(guard("/run"),), entries={}))
+    assert "/ is a part of the host that is hidden otherwise: /run/x" in plan.notes
+
+
 def test_describe_has_a_line_for_everything() -> None:
     plan = plan_of(invocation=call([place("/data", "ro", "/srv/data", line=7)]))
     lines = plan.describe()

@@ -2,8 +2,8 @@
 
 `probe()` is what a launch calls: it starts nothing unless an answer is asked for that is not cached.
 `checks()` is all of `doctor`, found by really doing each thing once. `explain()` finds the row that
-explains a failed set-up. The parts: `facts` (cheap), `trials` (the helper, with tiny plans), `tools`
-and `cgroups` (what else is installed), `cache`, `doctor` (the rows, in order).
+explains a failed set-up. The parts: `facts` and `delegation` (cheap), `trials` (the helper, with tiny
+plans), `tools` and `cgroups` (what else there is), `cache`, `doctor` (the rows, in order).
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from sandbox.host.facts import gather
-from sandbox.host.model import Check, Host, IdMap, Range
+from sandbox.host.model import Cgroup, Check, Host, IdMap, Range
 
-__all__ = ["Check", "Host", "IdMap", "Range", "checks", "explain", "probe", "to_json"]
+__all__ = ["Cgroup", "Check", "Host", "IdMap", "Range", "checks", "explain", "probe", "to_json"]
 
 
-def probe(refresh: bool = False, *, need: Collection[str] = ()) -> Host:
+def probe(
+    refresh: bool = False, *, need: Collection[str] = (), cgroup: str = "", alone: bool = False
+) -> Host:
     """The machine, for a launch.
 
     *need* names rows whose answer the caller can't do without ("overlay", "proc", "idrange", ...):
     one that isn't cached is found by trying, in about 10 ms each. A cached answer is always a
     good one; a bad one is never believed without trying again. *refresh* tries all of *need* anew,
-    or, when it is empty, everything that a launch can ask for.
+    or, when it is empty, everything that a launch can ask for. *cgroup* asks for `Host.cgroup`:
+    "auto", "none" or a directory; with *alone* for this process itself, which becomes the supervisor
+    (see `delegation.discover`).
 
     Raises nothing: what does not work is a row in `Host.checks` with `ok` False.
     """
@@ -33,6 +37,11 @@ def probe(refresh: bool = False, *, need: Collection[str] = ()) -> Host:
     helper = paths.helper()
     found = gather(helper=helper)
     host = found.host
+    if cgroup:
+        from sandbox.host.delegation import discover
+
+        place = discover(cgroup, alone=alone, container=host.container, user=host.user)
+        host = replace(host, cgroup=place)
     if not need and not refresh:
         return host
     from sandbox.host import cache

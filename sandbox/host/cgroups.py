@@ -1,7 +1,8 @@
 """The rows of `doctor` about cgroups and the systemd user manager, which hold limits by the kernel.
 
-Nothing is moved or limited here: where there is a user manager it is asked for a delegated scope,
-as a launch would ask, and otherwise a cgroup is made below our own and removed again.
+Where there can be cgroups of ours is found in `delegation`; here it is tried and explained. Nothing is
+moved or limited: where systemd is the way it is asked for a delegated scope, and otherwise a cgroup is
+made and removed again.
 """
 
 from __future__ import annotations
@@ -9,17 +10,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from sandbox.host.causes import options
-from sandbox.host.facts import read
-from sandbox.host.model import Check
+from sandbox.host.delegation import CONTROLLERS, Machine, bus_path, discover, prepare
+from sandbox.host.model import Cgroup, Check
 from sandbox.host.tools import Runner, output
 
-__all__ = ["CONTROLLERS", "DROP_IN", "Hierarchy", "cgroup", "hierarchy", "own_path", "user_manager"]
+__all__ = ["DROP_IN", "cgroup", "explain", "user_manager"]
 
-#: What limits need, those without which `memory`, `pids` and `cpus` are best-effort first.
-CONTROLLERS = ("memory", "pids", "cpu", "io", "cpuset")
+#: without these `memory`, `pids` and `cpus` are best-effort or can't be had
 _NEEDED = CONTROLLERS[:3]
 
 #: systemd delegates cpu from version 252 on, and io and cpuset never by itself (systemd.resource-control(5)).
@@ -41,41 +40,64 @@ _NO_SCOPE_MEND = "systemd-run --scope -p Delegate=yes true  (says why it does no
 _NO_SYSTEMD_MEND = "use a machine that is run by systemd, with cgroup v2"
 
 _CONSEQUENCE = (
-    'limits on memory and CPU are best-effort (polling), `limits.enforce = "kernel"` is refused, and '
-    "cpuset, io and cpu_weight can't be had"
+    'limits on memory and CPU time are best-effort (polling), `limits.enforce = "kernel"` is refused, and '
+    "cpus, cpu_weight, swap and io can't be had"
 )
 
 
-class Hierarchy(NamedTuple):
-    """The machine's cgroup mounts: `kind` is "v2", "hybrid", "v1" or "none"; `mount` the cgroup2 mount
-    point, "" when there is none."""
+def explain(here: Machine, found: Cgroup, *, container: str = "", user: str = "") -> tuple[str, str]:
+    """Why *found* lacks controllers, or all, and what mends it; ("", "") when all that this kernel has
+    is there."""
+    absent = _absent(here)
+    missing = [name for name in CONTROLLERS if name not in found.controllers and name not in absent]
+    if here.kind in ("v1", "hybrid"):
+        machine = "the machine under this container" if container else "it"
+        return _KINDS[here.kind], _UNIFIED_MEND.format(machine=machine)
+    if here.kind == "none":
+        return _KINDS["none"], options(container, "cgroup") or "sudo mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+    if not missing:
+        return _no_controller(absent)
+    if found.kind == "systemd":
+        reason = f"systemd does not delegate {', '.join(missing)}"
+        return reason, _DROP_IN_MEND.format(uid=here.uid) if here.uid else _NO_SCOPE_MEND
+    if found.kind != "none":
+        above = os.path.dirname(found.place) if found.place != here.mount else found.place
+        names = " ".join(f"+{name}" for name in missing)
+        reason = f"{found.place} was not given {', '.join(missing)}"
+        return reason, f"echo {names} | sudo tee {above}/cgroup.subtree_control"
+    return _nowhere(here, container, user)
 
-    kind: str
-    mount: str
+
+def _no_controller(absent: Sequence[str]) -> tuple[str, str]:
+    """What this kernel does not have can't be mended, but for one that is only switched off."""
+    if not absent:
+        return "", ""
+    # Raspberry Pi OS has it off
+    mend = "boot with the kernel parameter cgroup_enable=memory" if "memory" in absent else ""
+    return f"this kernel has no {', no '.join(absent)}", mend
 
 
-def hierarchy(mountinfo: str) -> Hierarchy:
-    """Which cgroup versions are mounted, from /proc/self/mountinfo (proc(5))."""
-    kinds: dict[str, str] = {}
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, fstype = before.split(" "), after.split(" ")[0]
-        if fstype in ("cgroup", "cgroup2") and len(fields) > 4:
-            kinds.setdefault(fstype, fields[4])
-    mount = kinds.get("cgroup2", "")
-    if "cgroup" in kinds:
-        return Hierarchy("hybrid" if mount else "v1", mount)
-    return Hierarchy("v2" if mount else "none", mount)
+def _nowhere(here: Machine, container: str, user: str) -> tuple[str, str]:
+    if options(container, "cgroup"):
+        return f"no cgroup of {container}'s is ours to divide", options(container, "cgroup")
+    if not here.systemd:
+        return "no cgroup is delegated to us", prepare(here.uid, f"{here.mount}/sandbox")
+    path = bus_path(here.uid, os.environ)
+    if not here.uid:
+        return f"systemd can't be asked: there is no {path}", "sudo systemctl start dbus.socket"
+    mend = f"sudo loginctl enable-linger {user or here.uid}"
+    if os.path.isdir(f"{here.root}/run/user/{here.uid}/systemd"):
+        mend = "sudo apt install dbus-user-session && systemctl --user start dbus.socket"
+    return f"the user manager can't be asked for a cgroup: there is no {path}", mend
 
 
-def own_path(text: str) -> str:
-    """Our cgroup in the v2 hierarchy, from /proc/self/cgroup; "" when there is none, or when it lies
-    outside of our cgroup namespace (cgroup_namespaces(7))."""
-    for line in text.splitlines():
-        if line.startswith("0::"):
-            path = line[3:]
-            return "" if path == "/.." or path.startswith("/../") else path
-    return ""
+def _absent(here: Machine) -> tuple[str, ...]:
+    """What the whole machine does not have, and so nobody can be given. Only the machine's own top
+    tells; a container sees its own."""
+    if os.path.exists(f"{here.root}{here.mount}/cgroup.type"):
+        return ()
+    there = here.words(here.mount, "cgroup.controllers")
+    return tuple(name for name in CONTROLLERS if name not in there) if there else ()
 
 
 def _controllers_by_systemd(mount: str, run: Runner) -> tuple[str, ...] | None:
@@ -89,59 +111,58 @@ def _controllers_by_systemd(mount: str, run: Runner) -> tuple[str, ...] | None:
     return tuple(lines[-1].split()[1:]) if lines else None
 
 
-def _controllers_by_mkdir(directory: str) -> tuple[str, ...] | None:
-    """What a cgroup made below *directory* would get, once our own is out of the way; None: none can
-    be made. A new cgroup's own list is what the parent has handed down so far, which may be nothing."""
+def _can_make(directory: str) -> bool:
+    """Make a cgroup in *directory* and remove it."""
     child = f"{directory}/sandbox-doctor-{os.getpid()}"
     try:
         os.mkdir(child)
+        os.rmdir(child)
     except OSError:
-        return None
-    os.rmdir(child)
-    if not os.access(f"{directory}/cgroup.subtree_control", os.W_OK):
-        return None
-    return tuple(read(f"{directory}/cgroup.controllers").split())
+        return False
+    return True
 
 
 def cgroup(
     container: str,
     *,
-    root: str = "",
-    uid: int | None = None,
+    user: str = "",
+    machine: Machine | None = None,
     run: Runner = output,
-    manager: bool = False,
+    parent: str = "auto",
+    environ: Mapping[str, str] = os.environ,
 ) -> Check:
-    """cgroup v2, delegated to us, with which controllers. *manager*: there is a systemd to ask."""
-    uid = os.geteuid() if uid is None else uid
-    kind, mount = hierarchy(read(f"{root}/proc/self/mountinfo"))
-    path = own_path(read(f"{root}/proc/self/cgroup"))
-    got: tuple[str, ...] | None = None
-    how = "not delegated to us"
-    if mount and manager:
-        got, how = _controllers_by_systemd(mount, run), "delegated by systemd"
-    if mount and got is None and path:
-        got = _controllers_by_mkdir(f"{root}{mount}{path}".rstrip("/"))
-        how = "ours to divide" if got is not None else "not delegated to us"
-    missing = [name for name in CONTROLLERS if name not in (got or ())]
-    states = ", ".join(f"{name} {'no' if name in missing else 'yes'}" for name in CONTROLLERS)
-    place = f"{_KINDS[kind]}; own cgroup {path or 'none'}"
-    detail = f"{place}, {how}: {states}" if mount else place
-    absent = _absent(f"{root}{mount}") if kind == "v2" and not container else ()
-    if absent:
-        detail += f" (this kernel has no {', no '.join(absent)})"
-    ok = kind != "v1" and not set(_NEEDED) & set(missing)
-    mend = ""
-    if set(missing) - set(absent):
-        mend = _mend(kind, container, uid, got, manager=manager)
-    elif not ok:
-        mend = "boot with the kernel parameter cgroup_enable=memory"  # Raspberry Pi OS has it off
+    """A cgroup of our own, found as a launch finds it and then tried, with which controllers."""
+    here = machine or Machine.look(alone=True)
+    found = discover(parent, alone=True, environ=environ, container=container, user=user, machine=here)
+    got: tuple[str, ...] | None = found.controllers
+    if found.kind == "systemd":
+        got = _controllers_by_systemd(here.mount, run)
+    elif found.kind == "none" or not _can_make(here.root + found.place):
+        got = None
+    how = _how(found) if got is not None else "no cgroup of our own"
+    states = ", ".join(f"{name} {'yes' if name in (got or ()) else 'no'}" for name in CONTROLLERS)
+    own = here.own.removeprefix(here.mount) or "/" if here.own else "none"
+    detail = f"{_KINDS[here.kind]}; own cgroup {own}, {how}: {states}" if here.mount else _KINDS[here.kind]
+    reason = found.reason
+    if found.kind == "systemd" and got is None:
+        reason, mend = "systemd refuses a delegated scope", _refused(here, user)
+    else:
+        mend = found.mend
+    if reason and reason not in detail:
+        detail += f" ({reason})"
+    ok = not set(_NEEDED) - set(got or ())
     return Check("cgroup", ok, False, detail, _CONSEQUENCE, mend)
 
 
-def _absent(mount: str) -> tuple[str, ...]:
-    """What the whole machine does not have, and so nobody can be given."""
-    there = read(f"{mount}/cgroup.controllers").split()
-    return tuple(name for name in CONTROLLERS if name not in there) if there else ()
+def _how(found: Cgroup) -> str:
+    if found.kind == "systemd":
+        return "delegated by systemd"
+    return f"ours to divide is {found.place}"
+
+
+def _refused(here: Machine, user: str) -> str:
+    manager = "systemd-run --user" if here.uid else "systemd-run"
+    return f"{manager} --scope -p Delegate=yes true   (says why)"
 
 
 _KINDS = {
@@ -150,18 +171,6 @@ _KINDS = {
     "v1": "cgroup v1 only",
     "none": "no cgroup file system is mounted",
 }
-
-
-def _mend(kind: str, container: str, uid: int, got: Sequence[str] | None, *, manager: bool) -> str:
-    if kind in ("v1", "hybrid"):
-        return _UNIFIED_MEND.format(machine="the machine under this container" if container else "it")
-    if options(container, "cgroup"):
-        return options(container, "cgroup")
-    if kind == "none":
-        return "sudo mount -t cgroup2 cgroup2 /sys/fs/cgroup"
-    if got is None and not manager:
-        return "mend user-manager first" if os.path.isdir("/run/systemd/system") else _NO_SYSTEMD_MEND
-    return _DROP_IN_MEND.format(uid=uid) if uid else _NO_SCOPE_MEND
 
 
 def _manager_command(program: str) -> list[str]:
@@ -202,15 +211,12 @@ def user_manager(
 ) -> Check:
     """The systemd user manager (for root: the system's), by talking to its bus."""
     uid = os.geteuid() if uid is None else uid
-    directory = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
-    path = f"{directory}/bus" if uid else "/run/dbus/system_bus_socket"
+    path = bus_path(uid, environ)
     if not os.path.isdir(systemd):
         return _manager_row(False, "this machine is not run by systemd", _NO_SYSTEMD_MEND)
     problem = speak(path)
     if problem:
         mend = f"sudo loginctl enable-linger {user or uid}"
-        if uid and environ.get("XDG_RUNTIME_DIR") not in (None, "", f"/run/user/{uid}"):
-            mend += f"\nexport XDG_RUNTIME_DIR=/run/user/{uid}"
         if not uid:
             mend = "sudo systemctl start dbus.socket"
         elif os.path.isdir(f"/run/user/{uid}/systemd"):

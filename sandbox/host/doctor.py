@@ -22,7 +22,6 @@ def checks() -> tuple[Check, ...]:
     found = gather(helper=helper)
     container = found.host.container
     tried = _tried(found, helper)
-    manager = cgroups.user_manager(found.host.user)
     return (
         plain.kernel(found.host),
         helper_row(helper),
@@ -38,8 +37,8 @@ def checks() -> tuple[Check, ...]:
         tools.pasta(),
         tools.slirp4netns(),
         tools.nft(),
-        manager,
-        cgroups.cgroup(container, manager=manager.ok),
+        cgroups.user_manager(found.host.user),
+        cgroups.cgroup(container, user=found.host.user),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-__all__ = ["Check", "Host", "IdMap", "Range"]
+__all__ = ["Cgroup", "Check", "Host", "IdMap", "Range"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,6 +45,39 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Cgroup:
+    """Where a sandbox of this process can have a cgroup of its own (cgroups(7)), found without making one.
+
+    `kind`, in the order in which they are preferred:
+
+        "inside"     this process is in a subtree that is delegated to it; `place` is the directory in it
+                     where cgroups can be made
+        "systemd"    a manager can be asked for a delegated scope; `place` is the socket of its D-Bus
+        "directory"  somebody named a directory; `place` is that
+        "root"       as "inside", for uid 0 on a machine or in a container that no systemd divides
+        "none"       nowhere: `reason` says why, and `mend` what to do about it
+
+    `controllers` are those that a cgroup there gets; none of them where cgroup v1 has them (a cgroup
+    without controllers can still be frozen, killed, and tells its CPU time).
+    """
+
+    kind: str = "none"
+    place: str = ""
+    controllers: tuple[str, ...] = ()
+    #: why controllers are missing, or all is; and what mends it
+    reason: str = ""
+    mend: str = ""
+    #: whether `place` was named by the caller, who then wants it or an error
+    named: bool = False
+    #: whether the machine can swap (/proc/swaps)
+    swap: bool = False
+    #: our own cgroup (cgroups(7), /proc/PID/cgroup) when the answer holds for processes in that alone
+    own: str = ""
+    #: files by which the answer can be seen to have changed
+    watched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """What this machine can do, for this user.
 
@@ -77,5 +110,7 @@ class Host:
     core_handler: str = ""
     overlay: bool = True
     proc: bool = True
+    #: looked for only when asked for (`sandbox.host.probe`)
+    cgroup: Cgroup = Cgroup()
     checks: Mapping[str, Check] = field(default_factory=lambda: MappingProxyType({}))
     key: str = ""

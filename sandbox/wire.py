@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
-__all__ = ["MAGIC", "MAX_SIZE", "Kind", "Mount", "Record", "decode", "encode", "extend"]
+__all__ = ["MAGIC", "MAX_SIZE", "CgroupFlag", "Kind", "Mount", "Record", "decode", "encode", "extend"]
 
 MAGIC = b"SBXPLAN\x01"
 #: A plan larger than this is refused by both ends (bytes).
@@ -57,6 +57,10 @@ class Kind(IntEnum):
     USERNS_MAX = 18  # i written to user.max_user_namespaces of B: how many it may make
     POOL = 19  # i bytes (0: the kernel's default), i inodes (0: default): the shared tmpfs
     PIDS_PEAK = 20  # ask for counting tasks when polling (costs a scan)
+    CGROUP = 21  # s way, s place, i flags (CgroupFlag). "bus": place is the socket of systemd's D-Bus, who
+    # is asked for a scope; "directory": place is where to make the cgroup; "": no cgroup
+    CGROUP_SET = 22  # s file, s value, i 1: may be missing; many, in order
+    AFFINITY = 23  # s CPUs, as in "0-3,6"
 
     # Operations on the root, executed in this order of appearance. dst is a path inside.
     TMPFS = 32  # s dst, i flags, i mode, i bytes, i inodes; bytes 0: a directory of the pool
@@ -71,6 +75,7 @@ class Kind(IntEnum):
     MASK = 41  # s dst, i flags: cover with an empty unreadable file or directory
     READONLY = 42  # s dst, i flags
     PIN = 43  # s dst, i flags: bind onto itself (READONLY: and make it so) so it can't be renamed
+    CGROUP2 = 44  # s dst, i flags: the cgroup of the payload, as the top of cgroup v2
 
     # Slots, appended by the launch.
     ARGV = 64  # s argument ...: absent: wait for commands on the control socket
@@ -87,6 +92,9 @@ class Kind(IntEnum):
     SIGNAL = 73  # i id, i signal number
     OPEN = 74  # i id, i 0 read or 1 write, i mode, s path
     CLOSE = 75  # end everything
+    STATS = 76  # i id: answered by the event "stats"
+    FREEZE = 77  # i id, i 1 or 0: stop all its processes, or go on; answered by "done"
+    SET = 78  # i id, s limit, i value as in LIMIT (-1: none), s file, s value: change it; answered by "done"
 
 
 class Mount(IntFlag):
@@ -101,6 +109,12 @@ class Mount(IntFlag):
     OPTIONAL = 64  # a missing source (BIND) or destination (MASK, PIN) is not an error
     STRICT = 128  # no component of dst may be a symbolic link
     OWNED = 256  # TMPFS: owned by the payload's ids, not by A's first id
+
+
+class CgroupFlag(IntFlag):
+    """The flags field of CGROUP."""
+
+    NESTED = 1  # the payload may make cgroups below its own
 
 
 class Record(NamedTuple):

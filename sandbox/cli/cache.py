@@ -31,6 +31,7 @@ def entry_of(prepared: Prepared, key: tuple[object, ...]) -> fast.Entry:
     entry.plan = prepared.static
     entry.command = prepared.profile.command
     entry.scratch = ""
+    entry.cgroup = prepared.own_cgroup
     if prepared.plan.needs_scratch:
         from sandbox.launch import scratch
 

@@ -17,7 +17,7 @@ import os
 import sys
 
 #: raised when entries or keys change their meaning
-VERSION = 1
+VERSION = 2
 #: larger entries are neither written nor read, bytes
 MAX_ENTRY = 16 << 20
 
@@ -26,6 +26,7 @@ INFLUENCES = (
     "HOME",
     "KUBERNETES_SERVICE_HOST",
     "PATH",
+    "SANDBOX_CGROUP_PARENT",
     "SHELL",
     "SSH_AUTH_SOCK",
     "XDG_CACHE_HOME",
@@ -44,7 +45,7 @@ _FLAGS = """
 _VALUED = """
     -p --profile --report --name --require --image --root -v --bind --tmpfs -u --user
     -m --memory --pids --cpus --timeout --cpu-time --disk --output
-    --net --publish --allow -e --env --env-file -w --workdir --hostname
+    --net --publish --allow -e --env --env-file -w --workdir --hostname --cgroup-parent
 """
 FLAGS, VALUED = frozenset(_FLAGS.split()), frozenset(_VALUED.split())
 _SLOW = ("-h", "--help", "--dry-run", "--name", "--keep", "-d", "--detach")
@@ -86,9 +87,21 @@ class Entry:
     plan         encoded, without environment
     command      what to run when the call names no command
     scratch      where to make a directory for overlays on disk, or ""
+    cgroup       our own cgroup, where the plan is good for that alone, or ""
     """
 
-    __slots__ = ("command", "environment", "key", "names", "plan", "prefixes", "present", "scratch", "stamps")
+    __slots__ = (
+        "cgroup",
+        "command",
+        "environment",
+        "key",
+        "names",
+        "plan",
+        "prefixes",
+        "present",
+        "scratch",
+        "stamps",
+    )
 
     key: tuple[object, ...]
     names: tuple[str, ...]
@@ -99,6 +112,7 @@ class Entry:
     plan: bytes
     command: tuple[str, ...]
     scratch: str
+    cgroup: str
 
     def pack(self) -> bytes:
         return marshal.dumps(tuple(getattr(self, name) for name in self.__slots__))
@@ -278,6 +292,8 @@ def current(entry: Entry) -> bool:
     """Whether all that *entry* was made from is as it was."""
     if kept(entry.names, entry.prefixes) != entry.present:
         return False
+    if entry.cgroup and entry.cgroup != _own_cgroup():
+        return False
     lstat = os.lstat
     for path, mtime, inode, size in entry.stamps:  # as by stamp(), which makes a tuple of each
         try:
@@ -294,6 +310,15 @@ def current(entry: Entry) -> bool:
         elif status.st_mtime_ns != mtime or status.st_size != size:
             return False
     return True
+
+
+def _own_cgroup() -> str:
+    """The twin of `sandbox.host.delegation.own_path`, for what that has given."""
+    with open("/proc/self/cgroup", "rb", 0) as file:
+        for line in os.fsdecode(file.read(1 << 16)).splitlines():
+            if line[:3] == "0::":
+                return line[3:]
+    return ""
 
 
 def kept(names: tuple[str, ...], prefixes: tuple[str, ...]) -> tuple[str, ...]:

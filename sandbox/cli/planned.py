@@ -24,4 +24,4 @@ def prepared_for(profile: str | None, overrides: Mapping[str, object], report: s
             f"cannot use the working directory: {error.strerror}", "cd to a directory that exists"
         ) from error
     guarded = [report] if report and not report.startswith("fd:") else []
-    return prepare(profile, overrides, cwd, os.environ, guarded=guarded)
+    return prepare(profile, overrides, cwd, os.environ, guarded=guarded, alone=True)

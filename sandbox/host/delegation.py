@@ -158,15 +158,15 @@ def discover(
     from dataclasses import replace
 
     if parent == "none":
-        return Cgroup(reason="no cgroup is wanted", named=True)
+        return Cgroup(reason='limits.cgroup_parent is "none"', mend='limits.cgroup_parent = "auto"')
     here = machine or Machine.look(alone=alone)
     swap = len(read(f"{here.root}/proc/swaps").splitlines()) > 1
     found = _named(here, parent) if parent != "auto" else _automatic(here, environ)
     if not found.reason and not set(CONTROLLERS) - set(found.controllers):
         return replace(found, swap=swap)
-    from sandbox.host import cgroups
+    from sandbox.host.undelegated import explain
 
-    reason, mend = cgroups.explain(here, found, container=container, user=user)
+    reason, mend = explain(here, found, container=container, user=user)
     return replace(found, swap=swap, reason=found.reason or reason, mend=found.mend or mend)
 
 

@@ -29,7 +29,8 @@ class Prepared:
 
     `static` is the encoded plan without the environment, which is a slot for us: it is replaced
     by `env=`, and what is kept from the caller need not be stored. `environment` is (name, value),
-    value None where it is the caller's own.
+    value None where it is the caller's own. `own_cgroup` is the caller's (/proc/PID/cgroup), where the
+    plan is good for that alone.
     """
 
     profile: Profile
@@ -37,6 +38,7 @@ class Prepared:
     static: bytes
     environment: tuple[tuple[str, str | None], ...]
     stamps: tuple[FileStamp, ...]
+    own_cgroup: str = ""
 
     def variables(self, environ: Mapping[str, str]) -> list[str]:
         """NAME=VALUE of the command, for a caller with *environ*."""
@@ -53,7 +55,13 @@ class Prepared:
         return (ids.host_uid, ids.host_gid) if ids.host_uid != os.geteuid() else None
 
     def current(self) -> bool:
-        """Whether all files that the plan was made from are as they were."""
+        """Whether all that the plan was made from is as it was."""
+        if self.own_cgroup:
+            from sandbox.host.delegation import own_path
+
+            with open("/proc/self/cgroup") as file:
+                if own_path(file.read()) != self.own_cgroup:
+                    return False
         return all(each.current() for each in self.stamps)
 
 
@@ -64,6 +72,7 @@ def prepare(
     environ: Mapping[str, str],
     *,
     guarded: Sequence[str] = (),
+    alone: bool = False,
 ) -> Prepared:
     """Load, resolve and compile.
 
@@ -73,6 +82,7 @@ def prepare(
         cwd: where relative paths start; absolute.
         environ: the caller's environment.
         guarded: files on the host that the command must not replace, besides our own (the report).
+        alone: this process will become the supervisor, so that it may leave its cgroup.
 
     Raises:
         SandboxError: with all its subclasses: see `sandbox.errors`.
@@ -87,7 +97,10 @@ def prepare(
         loaded = adjust(profile, overrides, cwd=cwd) if overrides else profile
     else:
         loaded = load(profile, overrides, cwd=cwd)
-    host = hosts.probe()
+    parent = loaded.limits.cgroup_parent
+    if parent == "auto":
+        parent = environ.get("SANDBOX_CGROUP_PARENT") or "auto"
+    host = hosts.probe(cgroup=parent, alone=alone)
     invocation = resolve(loaded, host, cwd, environ)
     if guarded:
         invocation = _guard(invocation, guarded)
@@ -97,7 +110,8 @@ def prepare(
         plan=plan,
         static=_without_environment(plan.encode()),
         environment=_by_reference(plan, invocation, loaded),
-        stamps=(*plan.files, *map(FileStamp.take, loaded.looked)),
+        stamps=(*plan.files, *map(FileStamp.take, (*loaded.looked, *host.cgroup.watched))),
+        own_cgroup=host.cgroup.own,
     )
 
 

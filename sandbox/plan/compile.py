@@ -3,7 +3,7 @@
 `compile` is pure: it makes no system calls and decides everything by its arguments, so that
 the same ones always give the same plan. What can't be done here is an error that says why
 and what mends it, never a weaker plan. The parts: `skeleton` and `mounts` for the root,
-`limits`, and `process` for what runs in it.
+`limits` and `cgroups`, and `process` for what runs in it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sandbox import ids, net
 from sandbox.errors import HostError, ProfileError
 from sandbox.kernel import capability
-from sandbox.plan import limits, mounts, process, skeleton
+from sandbox.plan import cgroups, limits, mounts, process, skeleton
 from sandbox.plan.invocation import Invocation, at, is_below, origin_of, real_source
 from sandbox.plan.plan import CLONE, Plan
 from sandbox.profile.build import refuse_unavailable
@@ -44,9 +44,7 @@ def compile(profile: Profile, host: Host, invocation: Invocation) -> Plan:
     invocation = skeleton.with_home(profile, invocation, account)
     _refuse_loose_pins(profile, invocation, process.capabilities(profile, who))
     trees = [path for path, entry in invocation.entries.items() if entry.kind == "dir"]
-    found = limits.limits(
-        profile, mounts.host_writable(invocation), invocation.hard_limits, host.core_handler
-    )
+    found = limits.limits(profile, host, mounts.host_writable(invocation), invocation.hard_limits)
     environment = process.environment(profile, invocation.environ, account.home, account.user)
     around = mounts.covering(invocation.places, account.home)
     fallback = "/" if around and around.mount.mode == "hide" else account.home
@@ -54,7 +52,7 @@ def compile(profile: Profile, host: Host, invocation: Invocation) -> Plan:
     return Plan(
         namespaces=_namespaces(profile),
         ids=who,
-        operations=tuple(skeleton.operations(profile, invocation, account)),
+        operations=tuple(skeleton.operations(profile, host, invocation, account)),
         attributes=tuple(_attributes(profile, host, invocation, who)),
         limits=found,
         environment=MappingProxyType(environment),
@@ -118,8 +116,10 @@ def _attributes(profile: Profile, host: Host, invocation: Invocation, who: ids.I
     yield Record(
         Kind.POOL, "make the shared tmpfs", str(origin_of(profile, key)), (size, limits.inodes(size))
     )
-    yield from process.attributes(profile, who, host.machine)
-    yield from limits.rlimits(profile, invocation)
+    by_cgroup = cgroups.held(profile, host)
+    yield from process.attributes(profile, who, host.machine, counted="memory" in by_cgroup)
+    yield from limits.rlimits(profile, host, invocation)
+    yield from cgroups.records(profile, host, invocation)
 
 
 # --- what a user should know -----------------------------------------------------------------------

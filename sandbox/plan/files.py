@@ -55,6 +55,10 @@ class Tracer:
         if entries or path not in self._stamps:
             self._stamps[path] = FileStamp.take(path, entries=entries)
 
+    def never(self) -> None:
+        """What was seen can't be told by stamps: the plan is for this call alone."""
+        self._stamps["/proc/self/mountinfo"] = FileStamp("/proc/self/mountinfo", 0, 0, 0)
+
     def see_again(self, path: str) -> None:
         """*path* and its parents were made by us since they were seen."""
         while path != "/":

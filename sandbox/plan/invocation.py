@@ -75,8 +75,9 @@ class Invocation:
     `cwd` is a real path. `environ` holds kept variables only. `entries` are the host-root paths that
     exist; `places` the mounts, without optional ones whose source is missing; `guards` what must not be
     written or replaced; `hidden` what must not be seen; `hard_limits` the caller's own (resource number
-    to value; unlimited ones are left out); `texts` copies of host files by their path. Of a `dir:` root,
-    `root` is the real path and `directories` what exists there, with the owners.
+    to value; unlimited ones are left out); `texts` copies of host files by their path; `disks` the disk
+    (MAJOR:MINOR) of each path of `limits.io`. Of a `dir:` root, `root` is the real path and `directories`
+    what exists there, with the owners.
     """
 
     cwd: str
@@ -93,6 +94,7 @@ class Invocation:
     directories: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
     hard_limits: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     texts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    disks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     files: tuple[FileStamp, ...] = ()
 
 

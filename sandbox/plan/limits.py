@@ -1,7 +1,7 @@
 """Limits: which mechanism holds each one, and what is refused because nothing can.
 
-Pure. In this stage there are the clock, pipes, resource limits, the size of tmpfs and
-polling; every one is named, and what it misses is said.
+Pure. There are a cgroup of the sandbox's own (`sandbox.plan.cgroups`), the clock, pipes, resource
+limits, the size of tmpfs and polling; every one is named, and what it misses is said.
 """
 
 from __future__ import annotations
@@ -9,19 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from sandbox import cgroup
 from sandbox.errors import ProfileError, RequirementError
+from sandbox.host.model import Host
 from sandbox.kernel import RLIMITS
+from sandbox.plan import cgroups
 from sandbox.plan.invocation import Invocation, at, origin_of
-from sandbox.plan.plan import BEST_EFFORT, Limit
+from sandbox.plan.plan import BEST_EFFORT, CGROUP, Limit
 from sandbox.profile.model import Origin, Profile
 from sandbox.wire import Kind, Record
 
 __all__ = ["inodes", "limits", "pool", "rlimits"]
 
+#: Nothing but a cgroup holds these.
+_CGROUP_ONLY = ("memory_high", "swap", "cpus", "cpu_weight", "io")
+
 _SECOND = 1_000_000_000
 #: What one inode of a tmpfs stands for when its number is limited: the page that a file begins with.
 _BYTES_PER_INODE = 4096
 _LEAST_INODES = 1024
+
+_CPU_TIME = BEST_EFFORT + "polled; the time of children that nobody waited for is missed once they are gone"
+_CPUSET = BEST_EFFORT + "sched_setaffinity(2), which the command may undo"
 
 #: RLIMIT_DATA counts what one process reserves, touched or not, and a refusal of it is told to nobody. So it
 #: lies above the limit: it bounds a burst between two polls, which are what ends the sandbox and says so.
@@ -30,7 +39,8 @@ _MOST = (1 << 63) - 1
 
 _KERNEL_MECHANISM = {
     "memory": "a memory cgroup",
-    "cpu_time": "a cpu cgroup",
+    "cpu_time": "a cgroup",
+    "cpuset": "a cpuset cgroup",
     "disk": "a tmpfs",
 }
 
@@ -48,45 +58,61 @@ def pool(profile: Profile) -> int:
 
 
 def limits(
-    profile: Profile,
-    host_writable: tuple[str, ...],
-    hard_limits: Mapping[int, int],
-    core_handler: str = "",
+    profile: Profile, host: Host, host_writable: tuple[str, ...], hard_limits: Mapping[int, int]
 ) -> tuple[Limit, ...]:
     """The limits of *profile* with their mechanisms; *host_writable* are the destinations of writable
-    mounts of the host's, *hard_limits* the caller's own, *core_handler* the host's.
+    mounts of the host's, *hard_limits* the caller's own.
 
     Raises:
         RequirementError: one that nothing can hold, or that only best effort holds though it is required.
     """
+    cgroups.refuse_named(profile, host)
+    _refuse_unheld(profile, host)
     _refuse_impossible(profile)
     asked = profile.limits
+    by_cgroup = cgroups.held(profile, host)
     found = [
         ("timeout", _nanoseconds(asked.timeout), "clock"),
-        ("cpu_time", _nanoseconds(asked.cpu_time), _cpu_time()),
+        ("cpu_time", _nanoseconds(asked.cpu_time), _CPU_TIME),
         ("memory", asked.memory, _memory(profile)),
+        ("memory_high", asked.memory_high, ""),
+        ("swap", asked.swap, ""),
         ("pids", asked.pids, "rlimit"),
+        ("cpus", None if asked.cpus is None else round(asked.cpus * 1000), ""),
+        ("cpu_weight", asked.cpu_weight, ""),
+        ("cpuset", None if asked.cpuset is None else 0, _CPUSET),
+        ("io", 0 if asked.io else None, ""),
         ("disk", asked.disk, _disk(profile, host_writable)),
         ("files", asked.files, "rlimit"),
         ("file_size", asked.file_size, "rlimit"),
         ("output", asked.output, "pipe"),
-        ("core", asked.core, _core(profile, hard_limits.get(RLIMITS["core"]), core_handler)),
+        ("core", asked.core, _core(profile, hard_limits.get(RLIMITS["core"]), host.core_handler)),
     ]
     result = tuple(
-        Limit(name, value, mechanism, str(origin_of(profile, f"limits.{name}")))
+        Limit(name, value, CGROUP if name in by_cgroup else mechanism, *_told(profile, name))
         for name, value, mechanism in found
         if value is not None
     )
-    _check_required(profile, result)
+    _check_required(profile, host, result)
     return result
+
+
+def _told(profile: Profile, name: str) -> tuple[str, str]:
+    """Where a limit was set, and its value in words where that is no number."""
+    words = ""
+    if name == "cpuset":
+        words = profile.limits.cpuset or ""
+    elif name == "io":
+        words = "; ".join(f"{path} {_rates(rates)}" for path, rates in profile.limits.io.items())
+    return str(origin_of(profile, f"limits.{name}")), words
+
+
+def _rates(rates: Mapping[str, int]) -> str:
+    return " ".join(f"{name}={value}" for name, value in rates.items())
 
 
 def _nanoseconds(seconds: float | None) -> int | None:
     return None if seconds is None else max(1, round(seconds * _SECOND))
-
-
-def _cpu_time() -> str:
-    return BEST_EFFORT + "polled; the time of children that nobody waited for is missed once they are gone"
 
 
 def _memory(profile: Profile) -> str:
@@ -121,6 +147,22 @@ def _core(profile: Profile, hard: int | None, handler: str) -> str:
     return "rlimit"
 
 
+def _refuse_unheld(profile: Profile, host: Host) -> None:
+    """A limit that nothing here can hold is an error, whatever else is asked for."""
+    by_cgroup = cgroups.held(profile, host)
+    for name in _CGROUP_ONLY:
+        value = getattr(profile.limits, name)
+        if value is None or value == {} or name in by_cgroup:
+            continue
+        where = at(origin_of(profile, f"limits.{name}"))
+        reason, mend = cgroups.missing(name, host)
+        what = f"the {cgroup.CONTROLLER[name]} controller of a cgroup v2"
+        raise RequirementError(
+            f"{where}limits.{name} can't be held: it takes {what} of our own; {reason}",
+            mend or f"remove limits.{name}",
+        )
+
+
 def _refuse_impossible(profile: Profile) -> None:
     disk_overlay = profile.root.writable == "disk" and (
         profile.root.source.startswith("dir:") or any(mount.mode == "overlay" for mount in profile.mounts)
@@ -134,7 +176,7 @@ def _refuse_impossible(profile: Profile) -> None:
         )
 
 
-def _check_required(profile: Profile, found: tuple[Limit, ...]) -> None:
+def _check_required(profile: Profile, host: Host, found: tuple[Limit, ...]) -> None:
     by_name = {limit.name: limit for limit in found}
     for name in profile.require:
         if hasattr(profile.limits, name) and name != "enforce" and name not in by_name:
@@ -145,10 +187,12 @@ def _check_required(profile: Profile, found: tuple[Limit, ...]) -> None:
         if limit.mechanism.startswith(BEST_EFFORT) and (kernel or limit.name in profile.require):
             where = at(origin_of(profile, "limits.enforce" if kernel else "require"))
             lacking = _KERNEL_MECHANISM.get(limit.name)
+            reason, mend = cgroups.missing(limit.name, host) if limit.name in cgroup.CONTROLLER else ("", "")
+            why = f" ({reason})" if reason else ""
             raise RequirementError(
                 f"{where}limits.{limit.name} is required to be held by the kernel, and "
-                f"{f'{lacking} is missing; ' if lacking else ''}there is only {limit.mechanism}",
-                _mend(limit, kernel),
+                f"{f'{lacking} is missing{why}; ' if lacking else ''}there is only {limit.mechanism}",
+                mend or _mend(limit, kernel),
             )
 
 
@@ -161,14 +205,15 @@ def _mend(limit: Limit, kernel: bool) -> str:
     return without
 
 
-def rlimits(profile: Profile, invocation: Invocation) -> list[Record]:
-    """The setrlimit(2) and RLIMIT_NPROC records. A limit is lowered to the caller's own hard one, which
-    is as good; a resource limit that was asked for by name is not.
+def rlimits(profile: Profile, host: Host, invocation: Invocation) -> list[Record]:
+    """The setrlimit(2) and RLIMIT_NPROC records, for what no cgroup holds. A limit is lowered to the
+    caller's own hard one, which is as good; a resource limit that was asked for by name is not.
 
     Raises:
         RequirementError: `process.rlimits` asks for more than the caller's hard limit.
     """
     asked = profile.limits
+    by_cgroup = cgroups.held(profile, host)
     wanted: dict[str, tuple[int, int, str]] = {}
     if asked.cpu_time is not None:
         # The soft limit's SIGXCPU may be caught: a second later comes SIGKILL. Of each process alone.
@@ -183,7 +228,7 @@ def rlimits(profile: Profile, invocation: Invocation) -> list[Record]:
         ("fsize", "file_size", asked.file_size),
         ("nofile", "files", asked.files),
     ):
-        if value is not None:
+        if value is not None and key not in by_cgroup:
             wanted[name] = (value, value, key)
     records = []
     for name, (soft, hard, key) in wanted.items():
@@ -194,7 +239,11 @@ def rlimits(profile: Profile, invocation: Invocation) -> list[Record]:
         origin = str(origin_of(profile, f"limits.{key}"))
         records.append(Record(Kind.RLIMIT, f"set RLIMIT_{name.upper()}", origin, fields))
     records += _named_rlimits(profile, invocation)
-    if asked.pids is not None:
+    if asked.cpuset is not None and "cpuset" not in by_cgroup:
+        origin = str(origin_of(profile, "limits.cpuset"))
+        text = cgroup.setting("cpuset", asked.cpuset).value
+        records.append(Record(Kind.AFFINITY, f"run on the CPUs {text}", origin, (text,)))
+    if asked.pids is not None and "pids" not in by_cgroup:
         description = f"limit the sandbox to {asked.pids} tasks"
         records.append(Record(Kind.NPROC, description, str(origin_of(profile, "limits.pids")), (asked.pids,)))
         records.append(Record(Kind.PIDS_PEAK, "count tasks", str(origin_of(profile, "limits.pids"))))

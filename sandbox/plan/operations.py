@@ -20,6 +20,7 @@ from sandbox.wire import Kind, Mount, Record
 
 __all__ = [
     "Bind",
+    "Cgroup2",
     "Devpts",
     "Directory",
     "File",
@@ -153,6 +154,17 @@ class Mqueue(_Instance):
 
     kind = Kind.MQUEUE
     name = "mqueue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cgroup2(_Instance):
+    """cgroup v2, whose top is the payload's own cgroup, in the sandbox's cgroup namespace."""
+
+    kind = Kind.CGROUP2
+    name = "the sandbox's cgroup"
+
+    def describe(self) -> str:
+        return f"mount {self.name}{_readonly(self.flags)} on {self.dst}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

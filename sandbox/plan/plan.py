@@ -20,10 +20,12 @@ from sandbox.units import format_duration, format_size
 if TYPE_CHECKING:
     from sandbox.ids import IdPlan
 
-__all__ = ["BEST_EFFORT", "CLONE", "FileStamp", "Limit", "Plan"]
+__all__ = ["BEST_EFFORT", "CGROUP", "CLONE", "FileStamp", "Limit", "Plan"]
 
 #: How the mechanism of a limit begins that can be got round, before its gap.
 BEST_EFFORT = "best-effort: "
+#: The mechanism of what the sandbox's own cgroup holds. The helper knows it by this word.
+CGROUP = "cgroup"
 
 #: clone(2) flags of the namespaces, <linux/sched.h>
 CLONE: Mapping[str, int] = {
@@ -37,7 +39,7 @@ CLONE: Mapping[str, int] = {
 }
 
 _TIMES = frozenset(("timeout", "cpu_time"))
-_SIZES = frozenset(("memory", "disk", "file_size", "output", "core"))
+_SIZES = frozenset(("memory", "memory_high", "swap", "disk", "file_size", "output", "core"))
 
 
 class FileStamp(NamedTuple):
@@ -69,15 +71,21 @@ class FileStamp(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """A limit and what holds it. `value` is bytes, a count, or nanoseconds (timeout, cpu_time)."""
+    """A limit and what holds it. `value` is bytes, a count, nanoseconds (timeout, cpu_time), or
+    thousandths of a CPU (cpus); `words` are the value of what is no number (cpuset, io)."""
 
     name: str
     value: int
     mechanism: str
     origin: str = ""
+    words: str = ""
 
     def describe(self) -> str:
-        if self.name in _TIMES:
+        if self.words:
+            value = self.words
+        elif self.name == "cpus":
+            value = f"{self.value / 1000:g}"
+        elif self.name in _TIMES:
             value = format_duration(self.value / 1e9)
         else:
             value = format_size(self.value) if self.name in _SIZES else str(self.value)

@@ -131,8 +131,9 @@ def environment(profile: Profile, kept: Mapping[str, str], home: str, user: str)
     return dict(sorted(variables.items()))
 
 
-def attributes(profile: Profile, ids: IdPlan, machine: str) -> list[Record]:
-    """The records of the payload's process that are neither limits nor files."""
+def attributes(profile: Profile, ids: IdPlan, machine: str, *, counted: bool = False) -> list[Record]:
+    """The records of the payload's process that are neither limits nor files. *counted*: its memory is,
+    by the kernel."""
 
     def add(kind: Kind, key: str, description: str, *fields: str | int) -> None:
         records.append(Record(kind, description, str(origin_of(profile, key)), fields))
@@ -154,7 +155,7 @@ def attributes(profile: Profile, ids: IdPlan, machine: str) -> list[Record]:
     if not process.nested:
         # Inside B, which the helper makes, the payload can make no other.
         add(Kind.USERNS_MAX, "process.nested", "forbid further user namespaces", 0)
-    records += _filter(profile, mask, machine)
+    records += _filter(profile, mask, machine, counted=counted)
     return records
 
 
@@ -163,7 +164,7 @@ def _describe_capabilities(mask: int) -> str:
     return f"keep the capabilities {' '.join(names)}" if names else "drop all capabilities"
 
 
-def _filter(profile: Profile, mask: int, machine: str) -> list[Record]:
+def _filter(profile: Profile, mask: int, machine: str, *, counted: bool) -> list[Record]:
     mode = profile.process.seccomp
     origin = str(origin_of(profile, "process.seccomp"))
     if mode == "off":
@@ -173,7 +174,7 @@ def _filter(profile: Profile, mask: int, machine: str) -> list[Record]:
 
     # What memfd_create gives counts neither for RLIMIT_DATA nor reliably when polled (tried: 600 MiB
     # under a limit of 64).
-    deny = ("memfd_create", "memfd_secret") if profile.limits.memory is not None else ()
+    deny = ("memfd_create", "memfd_secret") if profile.limits.memory is not None and not counted else ()
     program = seccomp.program(
         mode,
         nested=profile.process.nested,

@@ -14,10 +14,11 @@ import resource
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from sandbox.errors import ProfileError
 from sandbox.host.model import Host
 from sandbox.plan import guards, roots
 from sandbox.plan.call import Call
-from sandbox.plan.invocation import Invocation, is_below, root_place
+from sandbox.plan.invocation import Invocation, at, is_below, origin_of, root_place
 from sandbox.plan.places import places
 from sandbox.profile.model import Profile
 from sandbox.root import tables
@@ -57,6 +58,7 @@ def resolve(profile: Profile, host: Host, cwd: str, environ: Mapping[str, str]) 
         directories=MappingProxyType(roots.directories(call, root, settled, texts.get("passwd", ""))),
         hard_limits=MappingProxyType(_hard_limits()),
         texts=MappingProxyType(texts),
+        disks=MappingProxyType(_disks(call)),
         files=call.trace.stamps(),
     )
 
@@ -79,6 +81,26 @@ def _kept(call: Call) -> dict[str, str]:
         for name, value in sorted(call.environ.items())
         if name in exact or name.startswith(prefixes)
     }
+
+
+def _disks(call: Call) -> dict[str, str]:
+    """The disk of each path that has a limit on its input and output."""
+    wanted = call.profile.limits.io
+    if not wanted:
+        return {}
+    from sandbox.cgroup.devices import disk_of
+
+    call.trace.never()  # another file system may be mounted there, which no stamp of the path tells
+    found = {}
+    for path in wanted:
+        try:
+            found[path] = disk_of(path)
+        except ValueError as error:
+            raise ProfileError(
+                f"{at(origin_of(call.profile, 'limits.io'))}limits.io: {error}",
+                'name a directory on a disk, or the disk itself, as in "/dev/sda"',
+            ) from None
+    return found
 
 
 def _hard_limits() -> dict[int, int]:

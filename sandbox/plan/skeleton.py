@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sandbox import net
-from sandbox.plan import limits, mounts
+from sandbox.host.model import Host
+from sandbox.plan import cgroups, limits, mounts
 from sandbox.plan.invocation import Invocation, Place, by_depth, is_below, origin_of
 from sandbox.plan.operations import (
     Bind,
+    Cgroup2,
     Devpts,
     Directory,
     File,
@@ -42,7 +44,7 @@ _MADE = Mount.CREATE | Mount.STRICT
 _HOST_BIND = Mount.READONLY | _SAFE | Mount.RECURSIVE | Mount.CREATE
 
 
-def operations(profile: Profile, invocation: Invocation, account: Account) -> list[Operation]:
+def operations(profile: Profile, host: Host, invocation: Invocation, account: Account) -> list[Operation]:
     """Everything that makes the root, in the order in which it is to be done."""
     destinations = [place.destination for place in invocation.places]
     found: list[Operation] = [
@@ -50,6 +52,7 @@ def operations(profile: Profile, invocation: Invocation, account: Account) -> li
         *_etc(profile, invocation, account),
         *_dev(),
         *_proc(),
+        *_sys(profile, host),
         *_scratch(profile, invocation, account),
     ]
     present = invocation.directories
@@ -198,7 +201,15 @@ def _proc() -> Iterator[Operation]:
     for name in tables.PROC_READONLY:
         flags = Mount.READONLY | Mount.RECURSIVE | Mount.OPTIONAL | Mount.STRICT
         yield Pin(dst=f"/proc/{name}", flags=flags)
+
+
+def _sys(profile: Profile, host: Host) -> Iterator[Operation]:
+    """Nothing but the sandbox's own cgroup, where it has one: the caller's would be shown else. Whoever
+    makes sandboxes inside divides it."""
     yield Directory(dst="/sys", mode=0o555)
+    if cgroups.used(profile, host):
+        flags = _INERT | _MADE | (Mount(0) if profile.process.nested else Mount.READONLY)
+        yield Cgroup2(dst="/sys/fs/cgroup", flags=flags)
 
 
 def _scratch(profile: Profile, invocation: Invocation, account: Account) -> Iterator[Operation]:

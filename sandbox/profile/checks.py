@@ -17,10 +17,11 @@ __all__ = [
     "REQUIREMENTS",
     "address",
     "allow_rule",
-    "block_device",
     "capability",
+    "cgroup_parent",
     "cpuset",
     "hostname",
+    "io_path",
     "keep_pattern",
     "network",
     "own_name",
@@ -46,6 +47,7 @@ LIMIT_OF_RLIMIT: Mapping[str, str] = {
 #: What `require` may name: limits, and two things that are no numbers.
 REQUIREMENTS = (
     "memory",
+    "memory_high",
     "swap",
     "pids",
     "cpus",
@@ -254,7 +256,16 @@ def cpuset(text: str) -> str:
     return text
 
 
-def block_device(text: str) -> str:
-    if not text.startswith("/dev/"):
-        raise ValueError(f'"{text}" is not a block device, as in "/dev/sda"')
+def io_path(text: str) -> str:
+    """A path whose disk is meant."""
+    if not text.startswith("/"):
+        raise ValueError(f'"{text}" is not an absolute path, as in "/srv" or "/dev/sda"')
+    return text
+
+
+def cgroup_parent(text: str) -> str:
+    """ "auto", "none" or an absolute path."""
+    if text not in ("auto", "none") and not text.startswith("/"):
+        hint = nearest(text, ("auto", "none")) or ', as in "/sys/fs/cgroup/judge"'
+        raise ValueError(f'"{text}" is not "auto", "none" or an absolute path{hint}')
     return text

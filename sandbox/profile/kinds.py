@@ -205,16 +205,17 @@ def _short(value: int) -> str:
 
 
 class Number(Kind):
-    """A number above 0, up to *high*."""
+    """A number from *low* to *high*."""
 
-    def __init__(self, high: float) -> None:
+    def __init__(self, high: float, low: float) -> None:
         self.high = high
-        self.words = f"a number above 0, up to {high:g}"
+        self.low = low
+        self.words = f"a number from {low:g} to {high:g}"
 
     def parse(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.refuse(value)
-        if not 0 < value <= self.high:
+        if not self.low <= value <= self.high:
             raise Wrong(f"must be {self.words}")
         return float(value)
 
@@ -224,7 +225,7 @@ class Number(Kind):
         return float(text)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "number", "exclusiveMinimum": 0, "maximum": self.high}
+        return {"type": "number", "minimum": self.low, "maximum": self.high}
 
 
 class Size(Kind):

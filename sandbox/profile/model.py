@@ -80,6 +80,8 @@ class Limits:
     """`[limits]`. Sizes in bytes, times in seconds, `cpus` in CPUs, the rest counts."""
 
     memory: int | None = None
+    #: above this the kernel slows down and takes memory back (memory.high), bytes
+    memory_high: int | None = None
     swap: int | None = None
     pids: int | None = None
     cpus: float | None = None
@@ -95,6 +97,8 @@ class Limits:
     output: int | None = None
     core: int | None = None
     enforce: Literal["any", "kernel"] = "any"
+    #: "auto", "none", or the directory of cgroup v2 in which the sandbox gets its own
+    cgroup_parent: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,11 @@ def disk(before: int | None, after: int | None, context: Context) -> bool:
     return before is not None or after <= (context.before.limits.memory or _half_of_memory())
 
 
+def swap(before: int | None, after: int | None, context: Context) -> bool:
+    """Less, or none: without a value there is none beside a limit on memory."""
+    return after is not None and (after == 0 or (before is not None and after <= before))
+
+
 def _half_of_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 

@@ -209,7 +209,17 @@ _LIMITS = (
         Option(("-m", "--memory"), "SIZE", "memory of all processes together"),
         narrow=narrows.memory,
     ),
-    _limit("swap", Size(0), "Swap besides the memory."),
+    _limit(
+        "memory_high",
+        Size(1 << 20),
+        "Above this, memory is taken back and the sandbox slowed down, before limits.memory ends it.",
+    ),
+    _limit(
+        "swap",
+        Size(0),
+        "Swap besides the memory; without it none, where limits.memory is set.",
+        narrow=narrows.swap,
+    ),
     _limit(
         "pids",
         Integer(1, 2**22),
@@ -218,7 +228,7 @@ _LIMITS = (
     ),
     _limit(
         "cpus",
-        Number(65536),
+        Number(65536, 0.01),
         "CPUs used at once, as in 1.5.",
         Option(("--cpus",), "N", "CPUs used at once"),
     ),
@@ -243,11 +253,11 @@ _LIMITS = (
                 riops=_OPERATIONS,
                 wiops=_OPERATIONS,
             ),
-            "a table by block device",
-            checks.block_device,
+            'a table by path, as in { "/srv" = { rbps = "10M" } }',
+            checks.io_path,
         ),
         {},
-        "Bytes and operations per second, read and written, of block devices.",
+        "Bytes and operations per second, read and written, of the disk that a path is on.",
         clear=True,
     ),
     _limit(
@@ -284,6 +294,18 @@ _LIMITS = (
         "any",
         "Whether best effort will do where the kernel can't hold a limit.",
         narrows=narrows.to("any", "kernel"),
+    ),
+    Setting(
+        "limits.cgroup_parent",
+        Text('"auto", "none" or a directory', checks.cgroup_parent),
+        "auto",
+        "Where in cgroup v2 the sandbox gets a cgroup of its own: auto takes SANDBOX_CGROUP_PARENT, or what "
+        "is delegated to the caller, or asks systemd; none does without.",
+        (
+            Option(
+                ("--cgroup-parent",), "auto|none|DIR", "where in cgroup v2 the sandbox gets its own cgroup"
+            ),
+        ),
     ),
 )
 

@@ -133,7 +133,7 @@ def entry(**changes: object) -> fast.Entry:
     made.key = ("key", 1)
     made.names, made.prefixes, made.present = ("LANG",), ("LC_",), ()
     made.environment = (("A", "1"), ("LANG", None))
-    made.stamps, made.plan, made.command, made.scratch = (), b"plan", ("true",), ""
+    made.stamps, made.plan, made.command, made.scratch, made.cgroup = (), b"plan", ("true",), "", ""
     for name, value in changes.items():
         setattr(made, name, value)
     return made

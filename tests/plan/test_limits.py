@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from sandbox.errors import ProfileError, RequirementError
+from sandbox.host.model import Cgroup
 from sandbox.kernel import RLIMITS
 from sandbox.plan import limits
 from sandbox.plan.plan import BEST_EFFORT, Plan
-from sandbox.profile.model import Limits, Process, Profile, Root
+from sandbox.profile.model import Limits, Origin, Process, Profile, Root
 from sandbox.wire import Kind
 from tests.plan.making import HOST, call, numbers, place, plan_of, records
 
@@ -80,9 +81,9 @@ def test_the_largest_memory_limit_is_a_limit() -> None:
 
 def test_a_hard_core_limit_of_zero_is_no_limit() -> None:
     """With 0, a piped core handler still runs on the host (core(5))."""
-    (held,) = limits.limits(Profile(limits=Limits(core=0)), (), {4: 0})
+    (held,) = limits.limits(Profile(limits=Limits(core=0)), HOST, (), {4: 0})
     assert held.mechanism.startswith("best-effort: ")
-    (held,) = limits.limits(Profile(limits=Limits(core=0)), (), {4: 1})
+    (held,) = limits.limits(Profile(limits=Limits(core=0)), HOST, (), {4: 1})
     assert held.mechanism == "rlimit"
 
 
@@ -158,6 +159,28 @@ def test_disk_limit_on_a_disk_is_refused(root: Root) -> None:
     with pytest.raises(RequirementError, match="can't be held"):
         plan_of(Profile(root=root, limits=Limits(disk=M)), invocation)
     assert plan_of(Profile(root=root), invocation).needs_scratch
+
+
+@pytest.mark.parametrize("name", ["memory_high", "swap", "cpus", "cpu_weight", "io"])
+def test_what_only_a_cgroup_holds_is_refused_without(name: str) -> None:
+    value = {"io": {"/srv": {"rbps": 1}}}.get(name, 1)
+    origins = {f"limits.{name}": Origin("p.toml", 4)}
+    profile = Profile(limits=Limits(**{name: value}), origins=origins)  # type: ignore[arg-type]
+    with pytest.raises(RequirementError, match=rf"p.toml:4: limits.{name} can't be held") as caught:
+        plan_of(profile)
+    assert caught.value.mend == f"remove limits.{name}"
+    reasons = Cgroup(reason="nobody delegates", mend="delegate!")
+    with pytest.raises(RequirementError, match="nobody delegates") as caught:
+        plan_of(profile, host=replace(HOST, cgroup=reasons))
+    assert caught.value.mend == "delegate!"
+
+
+def test_a_cpuset_without_a_cgroup_is_best_effort() -> None:
+    plan = plan_of(Profile(limits=Limits(cpuset="3,1-2")))
+    assert plan.enforced["cpuset"].startswith(BEST_EFFORT)
+    assert records(plan, Kind.AFFINITY) == [(b"1-3",)]
+    with pytest.raises(RequirementError, match="a cpuset cgroup is missing"):
+        plan_of(Profile(limits=Limits(cpuset="1", enforce="kernel")))
 
 
 @pytest.mark.parametrize("name", ["memory", "cpu_time"])

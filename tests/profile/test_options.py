@@ -186,7 +186,8 @@ def test_bytes_that_are_no_text(tmp_home: Path) -> None:
         ("--pids 1e3", "option --pids: ", "not a whole number"),
         ("--pids 0", "option --pids: ", "at least 1|from 1"),
         ("--cpus 1.5.1", "option --cpus: ", "not a number"),
-        ("--cpus 1.5", "option --cpus: ", "not available yet"),
+        ("--cpus 0.001", "option --cpus: ", "from 0.01"),
+        ("--cgroup-parent judge", "option --cgroup-parent: ", "absolute path"),
         ("--timeout 0", "option --timeout: ", "more than 0"),
         ("--image debian", "option --image: ", "not available yet"),
         ("--image debian --root /srv", "option --root: ", "contradicts option --image"),
@@ -250,4 +251,4 @@ def test_parsing_for_the_api() -> None:
 def test_help_has_every_option_and_says_what_is_missing() -> None:
     text = parser().format_help()
     assert all(flag in text for flag in flags())
-    assert text.count("not available yet") == 4  # --image, --cpus, --publish, --allow
+    assert text.count("not available yet") == 3  # --image, --publish, --allow

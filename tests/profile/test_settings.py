@@ -84,6 +84,7 @@ def test_option_strings_are_there_once() -> None:
         "--user",
         "--hostname",
         "--require",
+        "--cgroup-parent",
     }
 
 
@@ -98,6 +99,7 @@ def test_only_these_narrow() -> None:
         "root.writable",
         "root.size",
         "limits.memory",
+        "limits.memory_high",
         "limits.swap",
         "limits.pids",
         "limits.cpus",
@@ -142,7 +144,7 @@ def test_names_agree_with_the_plan() -> None:
     assert set(checks.LIMIT_OF_RLIMIT) <= set(RLIMITS)
     assert {f"limits.{name}" for name in checks.LIMIT_OF_RLIMIT.values()} <= set(BY_KEY)
     assert set(checks.REQUIREMENTS) - {"net", "seccomp"} == {
-        each.name for each in dataclasses.fields(Limits) if each.name != "enforce"
+        each.name for each in dataclasses.fields(Limits) if each.name not in ("enforce", "cgroup_parent")
     }
 
 
@@ -160,7 +162,7 @@ def test_what_comes_later_is_a_setting_whose_default_works() -> None:
 
 def test_deleting_a_row_makes_a_key_available(monkeypatch: pytest.MonkeyPatch, tmp_home: Path) -> None:
     for data, row in (
-        ({"limits": {"swap": "1G"}}, "limits.swap"),
+        ({"root": {"layers": ["/a"]}}, "root.layers"),
         ({"user": {"ids": "private"}}, "user.ids"),
         ({"net": {"mode": "user"}}, "net.mode"),
     ):

@@ -21,7 +21,7 @@
 #include "sys.h"
 
 /* Where a spare has what it shares with the broker; what it does not share lies above. */
-enum { REQUESTS = 3, TAKEN = 4, FIRST_OWN = 5 };
+enum { REQUESTS = 3, TAKEN = 4, SCOPE = 5, FIRST_OWN = 6 };
 
 #define MAX_SPARES 2
 #define MAX_FDS 16
@@ -40,6 +40,7 @@ struct spare {
 struct taken {
     pid_t pid;
     uint64_t namespaces;
+    struct place place; /* of the cgroup */
 };
 
 struct broker {
@@ -48,6 +49,8 @@ struct broker {
     unsigned count;
     bool seen; /* there was a request: it is known what the next will want */
     uint64_t namespaces;
+    struct place place; /* where the last one wanted its cgroup, */
+    struct scope scope; /* and we are now; base is SCOPE, or -1 */
 };
 
 /* --- a spare -------------------------------------------------------------------------------- */
@@ -131,11 +134,13 @@ static int place(struct request *request, struct made_ahead *ahead, int *taken)
         if (move(&request->fds[i], above) < 0)
             return -1;
     if (move(&ahead->init.pidfd, above) < 0 || move(&ahead->init.socket, above) < 0 ||
-        move(&ahead->init.userns, above) < 0 || move(taken, above) < 0)
+        move(&ahead->init.userns, above) < 0 || move(&ahead->scope.base, above) < 0 ||
+        move(&ahead->box.dir, above) < 0 || move(&ahead->box.run, above) < 0 || move(taken, above) < 0)
         return -1;
     for (int i = 1; i < request->count; i++)
         if (dup2(request->fds[i], request->numbers[i]) < 0)
             return -1;
+    ahead->box.base = ahead->scope.base;
     ahead->plan_fd = request->fds[0];
     return 0;
 }
@@ -143,8 +148,12 @@ static int place(struct request *request, struct made_ahead *ahead, int *taken)
 /* From here on it lives as long as its sandbox, whatever becomes of the broker. */
 static void tell_taken(int to, const struct plan *plan)
 {
-    struct taken taken = {.pid = getpid(), .namespaces = init_namespaces(plan)};
+    struct taken taken;
 
+    memset(&taken, 0, sizeof(taken));
+    taken.pid = getpid();
+    taken.namespaces = init_namespaces(plan);
+    scope_place(plan, &taken.place);
     prctl(PR_SET_PDEATHSIG, 0);
     if (write(to, &taken, sizeof(taken)) < 0)
         return; /* the broker is gone */
@@ -161,7 +170,11 @@ static bool mounts_changed(int table)
 
 static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
 {
-    struct made_ahead ahead = {.plan_fd = -1, .namespaces = broker->namespaces};
+    struct made_ahead ahead = {.plan_fd = -1,
+                               .namespaces = broker->namespaces,
+                               .place = broker->place,
+                               .scope = broker->scope,
+                               .box = {.base = -1, .dir = -1, .run = -1}};
     struct request request = {.count = 0};
     struct failure failure;
     struct plan plan;
@@ -177,10 +190,11 @@ static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
     init_clear(&ahead.init);
     /* What can't be made ahead (a limit on namespaces) is tried again, and explained, for a plan. */
     int mounts = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC);
-    if (broker->seen)
-        init_clone(broker->namespaces, NULL, NULL, &ahead.init, &failure);
+    if (broker->seen && box_make(&ahead.scope, &ahead.box, &failure) == 0)
+        init_clone(broker->namespaces, NULL, NULL, ahead.box.run, &ahead.init, &failure);
     if (receive(&request) < 0) {
         init_abandon(&ahead.init);
+        box_remove(&ahead.box);
         _exit(EXIT_OURS);
     }
     if (mounts_changed(mounts))
@@ -236,6 +250,27 @@ static void add_needed(struct broker *broker)
                "end some processes, or raise the limit on them (ulimit -u)");
 }
 
+/* Enter the scope that the last request was for, so that the next ones find a cgroup made ahead, too. Where
+ * that does not work each enters one of its own, and explains what is wrong. */
+static void enter(struct broker *broker, const struct place *place)
+{
+    static const struct plan none;
+    struct failure failure;
+    struct scope scope;
+
+    if (memcmp(place, &broker->place, sizeof(*place)) == 0)
+        return;
+    broker->place = *place;
+    scope_leave(&broker->scope);
+    if (!*place->way || scope_open(place, NULL, broker->lifeline, &scope, &failure) < 0)
+        return;
+    if (scope_divide(&scope, &none, &failure) == 0 &&
+        (scope.base == SCOPE || dup3(scope.base, SCOPE, O_CLOEXEC) == SCOPE))
+        broker->scope.base = SCOPE;
+    if (scope.base != broker->scope.base)
+        scope_leave(&scope);
+}
+
 static void read_taken(struct broker *broker)
 {
     struct taken taken;
@@ -243,6 +278,7 @@ static void read_taken(struct broker *broker)
     while (read(broker->taken, &taken, sizeof(taken)) == (ssize_t)sizeof(taken)) {
         broker->seen = true;
         broker->namespaces = taken.namespaces;
+        enter(broker, &taken.place);
         for (unsigned i = 0; i < broker->count; i++)
             if (broker->spares[i].pid == taken.pid)
                 forget(broker, i--);
@@ -289,6 +325,7 @@ static int arrange_descriptors(struct broker *broker, int socket, int lifeline)
     if (dup2(socket, REQUESTS) < 0 || dup2(pipes[1], TAKEN) < 0 || dup2(lifeline, FIRST_OWN) < 0 ||
         dup2(pipes[0], FIRST_OWN + 1) < 0)
         return -1;
+    close(SCOPE);
     broker->lifeline = FIRST_OWN;
     broker->taken = FIRST_OWN + 1;
     sys_close_range(FIRST_OWN + 2, ~0u);
@@ -308,7 +345,7 @@ static void retire(struct broker *broker)
 
 int broker_main(int socket, int lifeline)
 {
-    struct broker broker = {.count = 0};
+    struct broker broker = {.scope = {.base = -1}};
 
     clearenv();
     if (arrange_descriptors(&broker, socket, lifeline) < 0) {

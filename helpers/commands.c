@@ -202,7 +202,7 @@ static void send_exited(struct init *init, const struct command *command, int st
 /* How full it is now, which a poll may have missed. */
 static void send_disk(const struct init *init)
 {
-    struct message usage = {.type = MSG_USAGE};
+    struct message usage = {.type = MSG_USAGE, .id = -1};
 
     measure(init, POLL_DISK, &usage);
     message_send(init->socket, &usage, NULL, NULL, 0);
@@ -688,6 +688,7 @@ void commands_message(struct init *init)
         kill_command(init, message.id);
         break;
     case MSG_POLL:
+        answer.id = message.id;
         measure(init, message.a, &answer);
         message_send(init->socket, &answer, NULL, NULL, 0);
         break;

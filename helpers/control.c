@@ -186,6 +186,7 @@ static void spawn(struct supervisor *s, struct request *request, const struct re
         job->timeout = job->outcome.timeout = record_int(record, 3 + skipped);
     job->began = now();
     job->deadline = job->timeout > 0 ? later(job->began, job->timeout) : 0;
+    account_begin(s, job);
     const char *why = start(s, request, job);
     if (why) {
         job_drop(s, job);
@@ -217,6 +218,15 @@ static void handle(struct supervisor *s, struct request *request, const struct r
     case KIND_OPEN:
         if (forward(s, request, MSG_OPEN, id, NULL) < 0)
             answer_file(s, id, errno);
+        break;
+    case KIND_STATS:
+        account_stats(s, id);
+        break;
+    case KIND_FREEZE:
+        account_freeze(s, id, record_int(record, 1) != 0);
+        break;
+    case KIND_SET:
+        account_set(s, record);
         break;
     default:
         supervisor_close(s);

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 #include <termios.h>
 
+#include "cgroup.h"
 #include "plan.h"
 
 #define EXIT_OURS 125
@@ -55,7 +56,7 @@ enum message_type {
     MSG_STOPPED,      /* id: a signal; the foreground group of a pty'd command stopped */
     MSG_TTY,          /* id: one fd, the master of the pty */
     MSG_FILE,         /* id: a errno, text on failure; else one fd */
-    MSG_USAGE,        /* answer to MSG_POLL: a memory bytes, b cpu us (live and reaped), c tasks,
+    MSG_USAGE,        /* answer to MSG_POLL, with its id: a memory bytes, b cpu us (live and reaped), c tasks,
                          d disk bytes used in writable tmpfs of ours, e USAGE_* bits */
     /* supervisor to init */
     MSG_MAPPED = 32,  /* the id maps are written: begin. For an init that was made ahead: data is the struct
@@ -65,7 +66,7 @@ enum message_type {
     MSG_SIGNAL,       /* id: a signal number, for the command's (foreground) process group */
     MSG_CONTINUE,     /* id: make the command the foreground group again and send SIGCONT */
     MSG_KILL,         /* id: kill everything of this command (-1: of all) */
-    MSG_POLL,         /* ask for MSG_USAGE; a POLL_* bits: what is wanted */
+    MSG_POLL,         /* id: -1, or of a request for statistics: ask for MSG_USAGE; a POLL_* bits: what is wanted */
     MSG_OPEN,         /* id: data is an encoded plan with one OPEN record */
     MSG_CLOSE,        /* kill everything and exit */
 };
@@ -123,15 +124,15 @@ void init_clear(struct init_process *init);
 /* The namespaces that a plan wants, as clone(2) flags. */
 uint64_t init_namespaces(const struct plan *plan);
 
-/* clone3 init with these namespaces; it waits for init_begin. The plan and `stdio` are inherited; without a
- * plan (NULL) it is made ahead, and gets both when it begins. On failure nothing is left.
- * Returns 0, or -1 with *failure filled. */
-int init_clone(uint64_t namespaces, const struct plan *plan, const struct command_stdio *stdio,
+/* clone3 init with these namespaces, into the cgroup `run` (-1: ours); it waits for init_begin. The plan and
+ * `stdio` are inherited; without a plan (NULL) it is made ahead, and gets both when it begins. On failure
+ * nothing is left. Returns 0, or -1 with *failure filled. */
+int init_clone(uint64_t namespaces, const struct plan *plan, const struct command_stdio *stdio, int run,
                struct init_process *init, struct failure *failure);
 
 /* Write init's id maps (or have newuidmap write them) and let it begin; `plan_fd`: the plan, for an init
  * that was made ahead, else -1. On failure nothing is left. Returns 0, or -1 with *failure filled. */
-int init_begin(const struct plan *plan, int plan_fd, const struct command_stdio *stdio,
+int init_begin(const struct plan *plan, int plan_fd, const struct command_stdio *stdio, const struct box *box,
                struct init_process *init, struct failure *failure);
 
 /* Kill an init that is not needed, and close what belongs to it. */
@@ -145,6 +146,9 @@ struct made_ahead {
     struct init_process init; /* none: pid -1 */
     uint64_t namespaces;      /* of init */
     int plan_fd;              /* -1: there is no broker */
+    struct place place;       /* of the scope that the broker is in, where sandboxes have cgroups */
+    struct scope scope;
+    struct box box;           /* init is in it */
 };
 
 /* The supervisor's life (supervisor.c): returns the exit status. */

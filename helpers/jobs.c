@@ -36,6 +36,7 @@ struct job *job_new(struct supervisor *s, int32_t id)
     if (!job)
         return NULL;
     job->id = id;
+    job->peak = -1;
     job->timeout = s->limits.value[LIMIT_TIMEOUT];
     outcome_clear(&job->outcome);
     job->outcome.disk_was_full = s->disk_full;
@@ -50,6 +51,7 @@ void job_drop(struct supervisor *s, struct job *job)
         if (s->jobs[i] == job)
             s->jobs[i] = s->jobs[--s->count];
     streams_close(&job->streams);
+    close_fd(&job->peak);
     free(job);
 }
 
@@ -143,6 +145,7 @@ static void kill_job(struct supervisor *s, struct job *job)
 void kill_init(struct supervisor *s)
 {
     syscall(SYS_pidfd_send_signal, s->init.pidfd, SIGKILL, NULL, 0);
+    box_kill(&s->box);
 }
 
 void supervisor_close(struct supervisor *s)
@@ -218,8 +221,10 @@ static void begin(struct job *job)
 static void on_ready(struct supervisor *s)
 {
     s->ready = true;
-    if (s->one_shot && s->count)
+    if (s->one_shot && s->count) {
         begin(s->jobs[0]);
+        account_begin(s, s->jobs[0]);
+    }
     if (!s->one_shot)
         supervisor_let_go(s);
     tell(s, "ready", "init_pid", s->init.pid);
@@ -265,8 +270,10 @@ static void on_exited(struct supervisor *s, struct job *job, const struct messag
     job->outcome.wall = job->began ? now() - job->began : 0;
     job->state = JOB_EXITED;
     s->cpu_finished += message->b + message->c;
-    if (!s->one_shot)
+    if (!s->one_shot) {
+        account_end(s, job);
         streams_finish(&job->streams);
+    }
 }
 
 static void on_stopped(struct supervisor *s, struct job *job)
@@ -350,7 +357,10 @@ static void dispatch(struct supervisor *s, const struct message *message, const 
         on_failed(s, message, text);
         break;
     case MSG_USAGE:
-        polling_usage(s, message);
+        if (message->id < 0)
+            polling_usage(s, message);
+        else
+            account_answer(s, message);
         break;
     case MSG_FILE:
         on_file(s, message, text, &fds[0]);
@@ -388,6 +398,8 @@ static void check_limits(struct supervisor *s, struct job *job, int64_t time)
     }
     if (job->state == JOB_EXITED)
         return;
+    if (s->frozen_at)
+        return; /* its clock stands still, and init could not kill */
     if (job->deadline && time >= job->deadline && job->outcome.fired < 0 && !job->outcome.killed)
         job_fire(s, job, LIMIT_TIMEOUT);
     if (job->kill_by && time >= job->kill_by && !s->init_dead)
@@ -445,7 +457,7 @@ int64_t jobs_next(const struct supervisor *s)
     for (unsigned i = 0; i < s->count; i++) {
         const struct job *job = s->jobs[i];
         int64_t wanted[] = {job->drain_by, 0, 0};
-        if (job->state != JOB_EXITED) {
+        if (job->state != JOB_EXITED && !s->frozen_at) {
             wanted[1] = job->outcome.fired < 0 && !job->outcome.killed ? job->deadline : 0;
             wanted[2] = s->init_dead ? 0 : job->kill_by;
         }
@@ -461,16 +473,21 @@ void jobs_end(struct supervisor *s, int64_t user, int64_t system)
     for (unsigned i = 0; i < s->count; i++) {
         struct job *job = s->jobs[i];
         if (job->state != JOB_EXITED) {
-            /* it was killed together with init, which could say nothing any more */
+            /* it was killed together with init, which could say nothing any more: by the kernel, when
+             * all of it is one command that took more memory than its limit */
             job->state = JOB_EXITED;
             job->outcome.status = s->ended_by ? s->ended_by : SIGKILL;
             job->outcome.killed = job->outcome.fired < 0;
-            job->outcome.wall = job->began ? now() - job->began : 0;
+            job->outcome.wall = job->began ? (s->frozen_at ? s->frozen_at : now()) - job->began : 0;
             job->outcome.user = s->one_shot ? user : 0;
             job->outcome.system = s->one_shot ? system : 0;
-            if (!s->closing && job->outcome.fired < 0 && !job->kill_by)
+            account_end(s, job);
+            if (job->outcome.oom && job->outcome.fired < 0)
+                job->outcome.fired = LIMIT_MEMORY;
+            else if (!s->closing && job->outcome.fired < 0 && !job->kill_by)
                 strcpy(job->outcome.text, "killed: the sandbox was killed from outside");
         }
+        account_end(s, job);
         streams_finish(&job->streams);
     }
 }

@@ -64,7 +64,8 @@ static int run(const char *fd)
 
     if (read_plan(fd, &plan) < 0)
         return EXIT_OURS;
-    struct made_ahead ahead = {.plan_fd = -1};
+    struct made_ahead ahead = {
+        .plan_fd = -1, .scope = {.base = -1}, .box = {.base = -1, .dir = -1, .run = -1}};
     init_clear(&ahead.init);
     status = supervisor_main(&plan, &ahead);
     plan_free(&plan);

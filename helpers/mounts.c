@@ -490,9 +490,9 @@ static int do_devpts(struct root *root, const struct record *record, struct fail
     return attach(root, record, mount, true, failure);
 }
 
-static int do_mqueue(struct root *root, const struct record *record, struct failure *failure)
+static int do_new(struct root *root, const struct record *record, const char *type, struct failure *failure)
 {
-    int mount cleanup_fd = new_instance("mqueue", NULL, record_int(record, 1));
+    int mount cleanup_fd = new_instance(type, NULL, record_int(record, 1));
 
     if (mount < 0)
         return fail_step(failure, errno, record);
@@ -615,7 +615,9 @@ static int execute(struct root *root, const struct record *record, int *source, 
     case KIND_DEVPTS:
         return do_devpts(root, record, failure);
     case KIND_MQUEUE:
-        return do_mqueue(root, record, failure);
+        return do_new(root, record, "mqueue", failure);
+    case KIND_CGROUP2:
+        return do_new(root, record, "cgroup2", failure);
     case KIND_FILE:
         return do_file(root, record, failure);
     case KIND_DIRECTORY:

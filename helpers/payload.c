@@ -93,6 +93,31 @@ static int take_identity(const struct root *root)
     return 0;
 }
 
+/* "0-3,6", as sandbox.cgroup writes it. */
+static int set_affinity(const struct record *record)
+{
+    unsigned long mask[1024 / sizeof(unsigned long)] = {0}; /* 8192 CPUs, the most of any kernel */
+    unsigned long got[1024 / sizeof(unsigned long)] = {0};
+    const unsigned long bits = 8 * sizeof(mask[0]);
+    const char *at = record_text(record, 0);
+
+    while (*at) {
+        char *end;
+        unsigned long first = strtoul(at, &end, 10), last = *end == '-' ? strtoul(end + 1, &end, 10) : first;
+        for (unsigned long cpu = first; cpu <= last && cpu < 8 * sizeof(mask); cpu++)
+            mask[cpu / bits] |= 1ul << cpu % bits;
+        at = *end == ',' ? end + 1 : end;
+        if (at == end && *at)
+            break;
+    }
+    /* CPUs that are not the caller's to use are left out in silence. */
+    if (syscall(SYS_sched_setaffinity, 0, sizeof(mask), mask) < 0 ||
+        syscall(SYS_sched_getaffinity, 0, sizeof(got), got) < 0)
+        return -1;
+    errno = EINVAL;
+    return memcmp(mask, got, sizeof(mask)) == 0 ? 0 : -1;
+}
+
 static int set_limits(const struct plan *plan, struct failure *failure)
 {
     const struct record *record = NULL;
@@ -103,6 +128,10 @@ static int set_limits(const struct plan *plan, struct failure *failure)
             return fail(failure, errno, record, "cannot %s: %s", record_description(record),
                         errno == EPERM ? "it is above the caller's own hard limit" : strerror(errno));
     }
+    record = plan_find(plan, KIND_AFFINITY);
+    if (record && set_affinity(record) < 0)
+        return fail(failure, errno, record, "cannot %s: %s", record_description(record),
+                    errno == EINVAL ? "not all of these CPUs are ours to use" : strerror(errno));
     record = plan_find(plan, KIND_NICE);
     if (record && setpriority(PRIO_PROCESS, 0, (int)record_int(record, 0)) < 0)
         return fail(failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));

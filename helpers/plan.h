@@ -31,6 +31,9 @@ enum kind {
     KIND_USERNS_MAX,
     KIND_POOL,
     KIND_PIDS_PEAK,
+    KIND_CGROUP,
+    KIND_CGROUP_SET,
+    KIND_AFFINITY,
 
     KIND_TMPFS = 32,
     KIND_BIND,
@@ -44,6 +47,7 @@ enum kind {
     KIND_MASK,
     KIND_READONLY,
     KIND_PIN,
+    KIND_CGROUP2,
 
     KIND_ARGV = 64,
     KIND_STDIO,
@@ -57,6 +61,9 @@ enum kind {
     KIND_SIGNAL,
     KIND_OPEN,
     KIND_CLOSE,
+    KIND_STATS,
+    KIND_FREEZE,
+    KIND_SET,
 };
 
 enum mount_flag {

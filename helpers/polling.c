@@ -5,6 +5,7 @@
 #include "supervisor.h"
 
 #define MILLISECOND ((int64_t)1000000)
+#define POLL_LEAST MILLISECOND
 #define POLL_FIRST (5 * MILLISECOND)
 #define POLL_LAST (50 * MILLISECOND)
 #define POLL_SLOWEST (100 * MILLISECOND) /* when looking itself takes long */
@@ -13,9 +14,9 @@ static int64_t poll_bits(const struct supervisor *s)
 {
     int64_t bits = 0;
 
-    if (s->limits.value[LIMIT_MEMORY] >= 0)
+    if (s->limits.value[LIMIT_MEMORY] >= 0 && !s->limits.by_cgroup[LIMIT_MEMORY])
         bits |= POLL_MEMORY;
-    if (s->limits.value[LIMIT_CPU_TIME] >= 0)
+    if (s->limits.value[LIMIT_CPU_TIME] >= 0 && !s->limits.by_cgroup[LIMIT_CPU_TIME])
         bits |= POLL_CPU;
     if (s->limits.value[LIMIT_DISK] >= 0)
         bits |= POLL_DISK;
@@ -69,7 +70,7 @@ static void check_cpu(struct supervisor *s, int64_t used)
 void polling_usage(struct supervisor *s, const struct message *usage)
 {
     int64_t time = now(), took = s->poll_sent ? time - s->poll_sent : 0, wait = 4 * took;
-    int64_t limit = s->limits.value[LIMIT_MEMORY];
+    int64_t limit = s->limits.value[LIMIT_MEMORY], bits = poll_bits(s);
 
     if (usage->e & USAGE_UNKNOWN) { /* what can't be measured can't be held */
         supervisor_close(s);
@@ -80,11 +81,12 @@ void polling_usage(struct supervisor *s, const struct message *usage)
         if (job->state == JOB_EXITED)
             continue;
         note_usage(s, &job->outcome, usage);
-        if (limit >= 0 && usage->a > limit)
+        if (bits & POLL_MEMORY && usage->a > limit)
             job_fire(s, job, LIMIT_MEMORY);
     }
-    check_cpu(s, usage->b);
-    if (poll_bits(s) & (POLL_DISK | POLL_MEMORY))
+    if (bits & POLL_CPU)
+        check_cpu(s, usage->b);
+    if (bits & (POLL_DISK | POLL_MEMORY))
         s->disk_full = usage->e & USAGE_FULL;
     wait = wait > POLL_SLOWEST ? POLL_SLOWEST : wait;
     s->poll_next = time + (s->poll_every > wait ? s->poll_every : wait);
@@ -94,11 +96,40 @@ void polling_usage(struct supervisor *s, const struct message *usage)
 
 static bool polls(const struct supervisor *s)
 {
-    return !s->poll_sent && !s->init_dead && poll_bits(s) && running(s) > 0;
+    return !s->poll_sent && !s->init_dead && !s->frozen_at && poll_bits(s) && running(s) > 0;
+}
+
+/* --- in the cgroup -------------------------------------------------------------------------- */
+
+/* Its time is exact, and asking is cheap; but nobody tells when it is used up. */
+static bool looks(const struct supervisor *s)
+{
+    bool wanted = !s->peaks_noted || s->limits.by_cgroup[LIMIT_CPU_TIME];
+
+    return s->box.dir >= 0 && wanted && !s->init_dead && !s->frozen_at && running(s) > 0;
+}
+
+static void look(struct supervisor *s, int64_t time)
+{
+    int64_t limit = s->limits.by_cgroup[LIMIT_CPU_TIME] ? s->limits.value[LIMIT_CPU_TIME] : -1;
+    int64_t wait = POLL_LAST;
+    struct counters counters;
+
+    account_poll(s, &counters);
+    if (limit >= 0 && counters.cpu >= 0) {
+        check_cpu(s, counters.cpu);
+        /* not before all CPUs together could have used the rest */
+        int64_t rest = limit * (running(s) ? (int64_t)running(s) : 1) - (counters.cpu - s->cpu_finished) * 1000;
+        int64_t soonest = rest / s->cpus;
+        wait = soonest < wait ? soonest : wait;
+    }
+    s->box_next = time + (wait < POLL_LEAST ? POLL_LEAST : wait);
 }
 
 void polling_check(struct supervisor *s, int64_t time)
 {
+    if (looks(s) && time >= s->box_next)
+        look(s, time);
     if (!polls(s) || time < s->poll_next)
         return;
     if (init_send(s, MSG_POLL, -1, poll_bits(s)) == 0)
@@ -109,11 +140,14 @@ void polling_check(struct supervisor *s, int64_t time)
 
 int64_t polling_next(const struct supervisor *s)
 {
-    return polls(s) ? s->poll_next : INT64_MAX;
+    int64_t next = polls(s) ? s->poll_next : INT64_MAX;
+
+    return looks(s) && s->box_next < next ? s->box_next : next;
 }
 
 void polling_start(struct supervisor *s, int64_t time)
 {
     s->poll_every = POLL_FIRST;
     s->poll_next = time ? time + POLL_FIRST : 0;
+    s->box_next = s->poll_next;
 }

@@ -192,12 +192,14 @@ static const char *format_duration(char *buffer, size_t size, int64_t ns)
 
 static const char *by_what(const char *mechanism)
 {
+    if (strcmp(mechanism, "cgroup") == 0)
+        return ", by cgroup";
     return strncmp(mechanism, "best-effort", 11) == 0 ? ", by best-effort polling" : "";
 }
 
 static int64_t peak(const struct outcome *outcome)
 {
-    return outcome->memory > outcome->max_rss ? outcome->memory : outcome->max_rss;
+    return outcome->counted || outcome->memory > outcome->max_rss ? outcome->memory : outcome->max_rss;
 }
 
 static void describe_limit(char *line, size_t size, const struct limits *limits,
@@ -213,16 +215,17 @@ static void describe_limit(char *line, size_t size, const struct limits *limits,
                  (double)outcome->wall / 1e9);
         break;
     case LIMIT_CPU_TIME:
-        snprintf(line, size, "%s: cpu_time limit %s (used %.1fs)", how,
+        snprintf(line, size, "%s: cpu_time limit %s (used %.1fs%s)", how,
                  format_duration(limit, sizeof(limit), value),
-                 (double)(outcome->user + outcome->system) / 1e6);
+                 (double)(outcome->user + outcome->system) / 1e6, by_what(limits->mechanism[kind]));
         break;
     case LIMIT_MEMORY:
         snprintf(line, size, "%s: memory limit %s (peak %s%s)", how, format_size(limit, sizeof(limit), value),
                  format_size(used, sizeof(used), peak(outcome)), by_what(limits->mechanism[kind]));
         break;
     case LIMIT_PIDS:
-        snprintf(line, size, "%s: pids limit %lld was reached", how, (long long)value);
+        snprintf(line, size, "%s: pids limit %lld was reached%s", how, (long long)value,
+                 limits->by_cgroup[kind] ? " (by cgroup)" : "");
         break;
     default:
         if (value < 0)
@@ -301,6 +304,15 @@ static void add_seconds(struct text *text, const char *name, int64_t us)
     text_add(text, "\"%s\":%lld.%06lld", name, (long long)(us / 1000000), (long long)(us % 1000000));
 }
 
+static void add_waited(struct text *text, const char *name, int64_t us)
+{
+    text_add(text, ",");
+    if (us < 0)
+        text_add(text, "\"%s\":null", name);
+    else
+        add_seconds(text, name, us);
+}
+
 static void add_usage(struct text *text, const struct outcome *outcome)
 {
     text_add(text, "{");
@@ -313,17 +325,39 @@ static void add_usage(struct text *text, const struct outcome *outcome)
     add_measured(text, "pids_peak", outcome->tasks);
     add_measured(text, "output", outcome->output);
     add_measured(text, "disk_peak", outcome->disk);
+    add_measured(text, "io_read", outcome->read);
+    add_measured(text, "io_written", outcome->written);
+    add_waited(text, "cpu_throttled", outcome->throttled);
+    add_waited(text, "pressure_cpu", outcome->pressure_cpu);
+    add_waited(text, "pressure_memory", outcome->pressure_memory);
+    add_waited(text, "pressure_io", outcome->pressure_io);
     text_add(text, "}");
 }
 
+static bool in_plan(const struct plan *plan, const char *limit)
+{
+    const struct record *record = NULL;
+
+    while ((record = plan_next(plan, KIND_LIMIT, record)))
+        if (strcmp(record_text(record, 0), limit) == 0)
+            return true;
+    return false;
+}
+
 /* Every limit of the plan and what held it, also those that no verdict is about. */
-static void add_enforced(struct text *text, const struct plan *plan, const struct outcome *outcome)
+static void add_enforced(struct text *text, const struct plan *plan, const struct limits *limits,
+                         const struct outcome *outcome)
 {
     const struct record *record = NULL;
     bool clock = outcome->timeout > 0;
     const char *comma = "";
 
     text_add(text, "{");
+    for (int i = 0; i < LIMIT_KINDS; i++) /* set while it ran */
+        if (limits->by_cgroup[i] && limits->value[i] >= 0 && !in_plan(plan, limit_names[i])) {
+            text_add(text, "%s\"%s\":\"cgroup\"", comma, limit_names[i]);
+            comma = ",";
+        }
     while ((record = plan_next(plan, KIND_LIMIT, record))) {
         text_add(text, "%s", comma);
         text_add_string(text, record_text(record, 0));
@@ -362,7 +396,7 @@ void report_result(struct text *text, const struct plan *plan, int32_t id, const
     text_add(text, ",\"usage\":");
     add_usage(text, outcome);
     text_add(text, ",\"enforced\":");
-    add_enforced(text, plan, outcome);
+    add_enforced(text, plan, limits, outcome);
     text_add(text, ",\"message\":");
     text_add_string(text, line);
     text_add(text, "}");
@@ -388,6 +422,8 @@ const char *report_operation(const struct failure *failure, char *buffer, size_t
     return buffer;
 }
 
+#define ANY 0
+
 /* Only constant texts: a profile may be somebody else's, and a mend is something to be typed. */
 static const char *mend_for(const struct failure *failure)
 {
@@ -405,12 +441,16 @@ static const char *mend_for(const struct failure *failure)
         {KIND_WORKDIR, EACCES, false, "choose another directory with --workdir"},
         {KIND_WORKDIR, ELOOP, false, "choose another directory with --workdir"},
         {KIND_RLIMIT, EPERM, true, "lower the limit, or raise the caller's hard one (ulimit -H)"},
+        {KIND_CGROUP_SET, ENODEV, true, "name CPUs of /sys/fs/cgroup/cpuset.cpus.effective"},
+        {KIND_CGROUP_SET, ENOMEM, true, "raise limits.memory"},
+        {KIND_CGROUP_SET, ANY, true, "`sandbox doctor` says what can be had here"},
+        {KIND_CGROUP, ANY, false, "`sandbox doctor` says what can be had here; --cgroup-parent none does without"},
         {KIND_NPROC, EPERM, true, "lower the limit, or raise the caller's hard one (ulimit -H)"},
     };
     const struct record *record = failure->record;
 
     for (unsigned i = 0; record && i < sizeof(known) / sizeof(known[0]); i++)
-        if (known[i].kind == record->kind && known[i].error == failure->error &&
+        if (known[i].kind == record->kind && (known[i].error == failure->error || known[i].error == ANY) &&
             (*record_origin(record) || !known[i].written))
             return known[i].mend;
     return "";

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include "cgroup.h"
 #include "helper.h"
 #include "sys.h"
 
@@ -192,6 +193,16 @@ static int give_scratch(const struct plan *plan, struct failure *failure)
     return 0;
 }
 
+/* Who may divide the cgroup inside: the payload's user, by its id outside. */
+static int nest(const struct plan *plan, const struct box *box, pid_t pid, struct failure *failure)
+{
+    const struct record *identity = plan_find(plan, KIND_IDENTITY);
+    int64_t uid = identity ? outside_id(plan, 0, record_int(identity, 0)) : -1;
+    int64_t gid = identity ? outside_id(plan, 1, record_int(identity, 1)) : -1;
+
+    return box_nest(box, plan, pid, (uid_t)uid, (gid_t)gid, failure);
+}
+
 void init_clear(struct init_process *init)
 {
     init->pid = -1;
@@ -228,6 +239,19 @@ static int explain_clone(int error, struct failure *failure)
     }
 }
 
+/* The kernel does not say whether it refused the cgroup or a namespace. */
+static bool is_about_cgroup(int error)
+{
+    return error == EACCES || error == EBUSY || error == EOPNOTSUPP || error == ENODEV || error == EAGAIN;
+}
+
+static int explain_cgroup(const struct plan *plan, int error, struct failure *failure)
+{
+    const struct record *record = plan ? plan_find(plan, KIND_CGROUP) : NULL;
+
+    return fail(failure, error, record, "cannot start a process in the cgroup: %s", strerror(error));
+}
+
 uint64_t init_namespaces(const struct plan *plan)
 {
     const struct record *record = plan_find(plan, KIND_NAMESPACES);
@@ -245,7 +269,7 @@ static int open_userns(struct init_process *init)
     return init->userns;
 }
 
-int init_clone(uint64_t namespaces, const struct plan *plan, const struct command_stdio *stdio,
+int init_clone(uint64_t namespaces, const struct plan *plan, const struct command_stdio *stdio, int run,
                struct init_process *init, struct failure *failure)
 {
     int pair[2], pidfd = -1;
@@ -257,6 +281,10 @@ int init_clone(uint64_t namespaces, const struct plan *plan, const struct comman
     };
 
     init_clear(init);
+    if (run >= 0) {
+        args.flags |= K_CLONE_INTO_CGROUP;
+        args.cgroup = (uint64_t)run;
+    }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return fail(failure, errno, NULL, "cannot make a socket: %s", strerror(errno));
     init->pid = sys_clone3(&args);
@@ -270,7 +298,8 @@ int init_clone(uint64_t namespaces, const struct plan *plan, const struct comman
     init->pidfd = pidfd;
     if (init->pid < 0) {
         init_abandon(init);
-        return explain_clone(error, failure);
+        return run >= 0 && is_about_cgroup(error) ? explain_cgroup(plan, error, failure)
+                                                  : explain_clone(error, failure);
     }
     if (open_userns(init) < 0) {
         error = errno;
@@ -296,10 +325,11 @@ static int send_begin(int plan_fd, const struct command_stdio *stdio, const stru
     return message_send(init->socket, &begin, stdio, fds, count);
 }
 
-int init_begin(const struct plan *plan, int plan_fd, const struct command_stdio *stdio,
+int init_begin(const struct plan *plan, int plan_fd, const struct command_stdio *stdio, const struct box *box,
                struct init_process *init, struct failure *failure)
 {
-    if (give_scratch(plan, failure) < 0 || set_up_ids(plan, init, failure) < 0) {
+    if (give_scratch(plan, failure) < 0 || set_up_ids(plan, init, failure) < 0 ||
+        nest(plan, box, init->pid, failure) < 0) {
         init_abandon(init);
         return -1;
     }

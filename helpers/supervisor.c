@@ -59,7 +59,8 @@ static int close_others(struct supervisor *s)
 {
     const struct made_ahead *ahead = s->ahead;
     int kept[] = {2, s->stdio[0], s->stdio[1], s->stdio[2], s->control, s->lifeline, s->report,
-                  ahead->plan_fd, ahead->init.socket, ahead->init.pidfd, ahead->init.userns};
+                  ahead->plan_fd, ahead->init.socket, ahead->init.pidfd, ahead->init.userns,
+                  ahead->scope.base, ahead->box.dir, ahead->box.run};
     const unsigned count = sizeof(kept) / sizeof(kept[0]);
 
     qsort(kept, count, sizeof(kept[0]), by_number);
@@ -264,7 +265,7 @@ static void read_signals(struct supervisor *s)
 
 /* --- the loop ------------------------------------------------------------------------------- */
 
-enum { POLL_INIT, POLL_END, POLL_SIGNALS, POLL_CONTROL, POLL_LIFELINE, POLL_FIXED };
+enum { POLL_INIT, POLL_END, POLL_SIGNALS, POLL_CONTROL, POLL_LIFELINE, POLL_EVENTS, POLL_FIXED };
 
 /* Descriptors to poll, and whose relay each is behind the fixed ones. */
 struct polled {
@@ -301,6 +302,7 @@ static int collect(struct supervisor *s, struct polled *polled)
     polled->fds[POLL_SIGNALS] = (struct pollfd){.fd = s->signals, .events = POLLIN};
     polled->fds[POLL_CONTROL] = (struct pollfd){.fd = s->control, .events = control};
     polled->fds[POLL_LIFELINE] = (struct pollfd){.fd = s->closing ? -1 : s->lifeline, .events = POLLIN};
+    polled->fds[POLL_EVENTS] = (struct pollfd){.fd = s->memory_events, .events = POLLPRI};
     polled->count = POLL_FIXED;
     for (unsigned i = 0; i < s->count; i++)
         for (int k = 0; k < RELAYS; k++) {
@@ -345,6 +347,22 @@ static void step(struct supervisor *s, struct relay *relay, short revents)
         relay_step(relay, revents);
 }
 
+/* Init itself did not fit. */
+static void explain_end(struct supervisor *s, int status)
+{
+    struct counters counters = {0};
+    const struct record *record = NULL;
+
+    if (s->box.dir >= 0)
+        box_events(&s->box, &counters);
+    while (counters.oom > 0 && counters.oom_kill > 0 && (record = plan_next(s->plan, KIND_CGROUP_SET, record)))
+        if (strcmp(record_text(record, 0), "memory.max") == 0) {
+            fail(&s->failure, ENOMEM, record, "cannot set up the sandbox: it does not fit into its memory limit");
+            return;
+        }
+    fail(&s->failure, 0, NULL, "cannot set up the sandbox: init ended, wait status %#x", (unsigned)status);
+}
+
 static void on_end(struct supervisor *s)
 {
     struct rusage usage = {0};
@@ -356,8 +374,7 @@ static void on_end(struct supervisor *s)
         ;
     s->init_dead = s->init_mute = true;
     if (!s->ready && !s->failed && !s->closing) {
-        fail(&s->failure, 0, NULL, "cannot set up the sandbox: init ended, wait status %#x",
-             (unsigned)status);
+        explain_end(s, status);
         s->failed = true;
     }
     if (s->failed)
@@ -375,6 +392,8 @@ static void serve(struct supervisor *s, const struct polled *polled)
         step(s, polled->relays[i], fds[i].revents);
     if (fds[POLL_INIT].revents & POLLOUT)
         s->init_full = false;
+    if (fds[POLL_EVENTS].revents)
+        account_events(s);
     if (fds[POLL_INIT].revents & (POLLIN | POLLHUP | POLLERR))
         read_init(s);
     if (fds[POLL_LIFELINE].revents)
@@ -460,14 +479,19 @@ static unsigned prepare_pty(struct supervisor *s, struct command_stdio *io)
 static int have_init(struct supervisor *s, const struct command_stdio *io)
 {
     uint64_t namespaces = init_namespaces(s->plan);
-    bool fits = s->ahead->init.pid > 0 && s->ahead->namespaces == namespaces;
+    bool fits = s->ahead->init.pid > 0 && s->ahead->namespaces == namespaces &&
+                (s->scope.base >= 0) == (s->box.dir >= 0);
 
     s->init = s->ahead->init;
-    if (fits)
-        return 0;
-    init_abandon(&s->init);
-    close_fd(&s->ahead->plan_fd);
-    return init_clone(namespaces, s->plan, io, &s->init, &s->failure);
+    if (!fits) {
+        init_abandon(&s->init);
+        close_fd(&s->ahead->plan_fd);
+    }
+    if (s->box.dir < 0 && box_make(&s->scope, &s->box, &s->failure) < 0)
+        return -1;
+    if (box_limit(&s->box, s->plan, s->one_shot, &s->failure) < 0)
+        return -1;
+    return fits ? 0 : init_clone(namespaces, s->plan, io, s->box.run, &s->init, &s->failure);
 }
 
 static int start_init(struct supervisor *s, const struct command_stdio *io)
@@ -475,9 +499,11 @@ static int start_init(struct supervisor *s, const struct command_stdio *io)
     const int size = 1 << 20; /* of which we get what net.core.wmem_max allows */
     struct rlimit files;
 
-    if (have_init(s, io) < 0 || init_begin(s->plan, s->ahead->plan_fd, io, &s->init, &s->failure) < 0)
+    if (have_init(s, io) < 0 ||
+        init_begin(s->plan, s->ahead->plan_fd, io, &s->box, &s->init, &s->failure) < 0)
         return -1;
     close_fd(&s->ahead->plan_fd);
+    account_watch(s);
     /* Each command has pipes here. Only now: init has the caller's limit to hand on. */
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
@@ -497,14 +523,34 @@ static void introduce(struct supervisor *s)
     control_send(s, json, (size_t)size, (int)syscall(SYS_pidfd_open, getpid(), 0));
 }
 
+/* The broker's, if it is where the plan wants to be, with the box that was made ahead; else one of our own. */
+static int enter_scope(struct supervisor *s)
+{
+    struct made_ahead *ahead = s->ahead;
+
+    s->box = ahead->box;
+    s->scope = ahead->scope;
+    if (ahead->scope.base >= 0 && scope_fits(&ahead->place, s->plan)) {
+        s->scope.record = plan_find(s->plan, KIND_CGROUP);
+        return scope_divide(&s->scope, s->plan, &s->failure);
+    }
+    if (s->box.dir >= 0)
+        init_abandon(&ahead->init); /* it is in there */
+    box_remove(&s->box);
+    scope_leave(&s->scope);
+    return scope_enter(s->plan, s->lifeline, &s->scope, &s->failure);
+}
+
 static int start(struct supervisor *s)
 {
     struct command_stdio io = {.fd = {-1, -1, -1}};
     struct job *job;
     int result;
 
-    if (take_descriptors(s, &s->failure) < 0 || watch_signals(s, &s->failure) < 0)
+    if (take_descriptors(s, &s->failure) < 0 ||
+        enter_scope(s) < 0 || watch_signals(s, &s->failure) < 0)
         return -1;
+    scope_sweep(&s->scope);
     if (s->ahead->plan_fd >= 0)
         introduce(s);
     if (s->one_shot) {
@@ -548,10 +594,12 @@ static void report_failure(struct supervisor *s)
         report_say_failure(2, &s->failure);
 }
 
-static void clean_up(const struct supervisor *s)
+static void clean_up(struct supervisor *s)
 {
     const struct record *record = plan_find(s->plan, KIND_SCRATCH);
 
+    box_remove(&s->box);
+    scope_leave(&s->scope);
     if (record && scratch_remove(record_text(record, 0), s->init.userns) < 0 && s->verbosity >= 1)
         report_say(2, "cannot remove %s: %s", record_text(record, 0), strerror(errno));
 }
@@ -624,6 +672,9 @@ int supervisor_main(struct plan *plan, struct made_ahead *ahead)
         .lifeline = -1,
         .report = -1,
         .verbosity = verbosity ? (int)record_int(verbosity, 0) : 1,
+        .scope = {.base = -1},
+        .box = {.base = -1, .dir = -1, .run = -1},
+        .memory_events = -1,
         .one_shot = plan_find(plan, KIND_ARGV) != NULL,
         .ahead = ahead,
         .last_event = &s.events,

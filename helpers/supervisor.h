@@ -2,6 +2,7 @@
 #ifndef SUPERVISOR_H
 #define SUPERVISOR_H
 
+#include "cgroup.h"
 #include "helper.h"
 #include "streams.h"
 #include "tty.h"
@@ -30,6 +31,10 @@ struct job {
     int64_t kill_by, drain_by; /* when patience with init, or with who reads the output, ends */
     struct streams streams;
     struct outcome outcome;
+    struct counters before; /* of the whole sandbox, when it began */
+    int peak;               /* memory.peak since then, or -1 */
+    bool shared;            /* with others that ran at the same time */
+    bool accounted;
 };
 
 /* An event that the caller's socket had no room for yet. */
@@ -45,6 +50,11 @@ struct supervisor {
     struct limits limits;
     int stdio[3], control, lifeline, report, verbosity;
     bool one_shot;
+
+    struct scope scope; /* where the cgroup is made */
+    struct box box;     /* the cgroup, if there is one */
+    int memory_events;  /* of which poll(2) tells that they changed, or -1 */
+    int64_t frozen_at;  /* CLOCK_MONOTONIC, ns; 0: it is not */
 
     struct init_process init;
     struct made_ahead *ahead;
@@ -67,7 +77,10 @@ struct supervisor {
 
     int64_t poll_next, poll_every, poll_sent; /* poll_sent: 0 when no answer is awaited */
     bool disk_full;       /* when it was last measured */
-    int64_t cpu_finished; /* us, of commands that ended */
+    int64_t box_next;   /* when to look into the cgroup again */
+    int64_t cpus;       /* of the machine */
+    bool peaks_noted;   /* by the kernel, so that nobody has to look for them */
+    int64_t cpu_finished; /* us, of commands that ended; of a cgroup also of what was before them */
     int status;     /* what we exit with */
 };
 
@@ -118,6 +131,25 @@ void polling_start(struct supervisor *s, int64_t time); /* look often for a whil
 void polling_check(struct supervisor *s, int64_t time);
 int64_t polling_next(const struct supervisor *s); /* when polling_check is next wanted */
 void polling_usage(struct supervisor *s, const struct message *usage); /* init's answer */
+
+/* --- account.c ------------------------------------------------------------------------------ */
+
+/* Note what a command begins with, and take what it used when it has ended. */
+void account_begin(struct supervisor *s, struct job *job);
+void account_end(struct supervisor *s, struct job *job);
+
+/* Have the kernel tell when memory runs out (s->memory_events is to be polled), and what to do then. */
+void account_watch(struct supervisor *s);
+void account_events(struct supervisor *s);
+
+/* Look at all counters, and raise the commands' peaks. */
+void account_poll(struct supervisor *s, struct counters *now);
+
+/* Requests, each answered by an event. */
+void account_freeze(struct supervisor *s, int32_t id, bool freeze);
+void account_set(struct supervisor *s, const struct record *record);
+void account_stats(struct supervisor *s, int32_t id);
+void account_answer(struct supervisor *s, const struct message *usage); /* what init was asked for stats */
 
 /* --- control.c ------------------------------------------------------------------------------ */
 

@@ -41,6 +41,7 @@
 #define K_CLONE_NEWNET 0x40000000u
 #define K_CLONE_PIDFD 0x00001000u
 #define K_CLONE_CLEAR_SIGHAND 0x100000000ull
+#define K_CLONE_INTO_CGROUP 0x200000000ull /* 5.7 */
 
 struct k_clone_args {
     uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,

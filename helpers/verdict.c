@@ -24,19 +24,22 @@ void limits_read(struct limits *limits, const struct plan *plan)
     for (int i = 0; i < LIMIT_KINDS; i++) {
         limits->value[i] = -1;
         limits->mechanism[i] = "";
+        limits->by_cgroup[i] = false;
     }
     while ((record = plan_next(plan, KIND_LIMIT, record)))
         for (int i = 0; i < LIMIT_KINDS; i++)
             if (strcmp(record_text(record, 0), limit_names[i]) == 0) {
                 limits->value[i] = record_int(record, 1);
                 limits->mechanism[i] = record_text(record, 2);
+                limits->by_cgroup[i] = strcmp(limits->mechanism[i], "cgroup") == 0;
             }
 }
 
 void outcome_clear(struct outcome *outcome)
 {
     *outcome = (struct outcome){.fired = LIMIT_NONE, .memory = -1, .max_rss = -1, .tasks = -1, .disk = -1,
-                                .output = -1, .timeout = -1};
+                                .output = -1, .timeout = -1, .throttled = -1, .read = -1, .written = -1,
+                                .pressure_cpu = -1, .pressure_memory = -1, .pressure_io = -1};
 }
 
 static bool reached(const struct limits *limits, enum limit_kind kind, int64_t used)
@@ -57,10 +60,11 @@ static unsigned limits_hit(const struct limits *limits, const struct outcome *ou
     unsigned hit = outcome->fired >= 0 ? 1u << outcome->fired : 0;
     if (used_up_cpu(limits, outcome))
         hit |= 1u << LIMIT_CPU_TIME;
-    /* Exceeded, not just reached; and as polled: max_rss has in it what is only mapped of files. */
-    if (reached(limits, LIMIT_MEMORY, outcome->memory - 1))
+    /* Exceeded, not just reached; and as polled: max_rss has in it what is only mapped of files. In a cgroup
+     * reaching it is nothing: the kernel fills it with what it can drop again. */
+    if (limits->by_cgroup[LIMIT_MEMORY] ? outcome->oom : reached(limits, LIMIT_MEMORY, outcome->memory - 1))
         hit |= 1u << LIMIT_MEMORY;
-    if (reached(limits, LIMIT_PIDS, outcome->tasks))
+    if (limits->by_cgroup[LIMIT_PIDS] ? outcome->tasks_refused : reached(limits, LIMIT_PIDS, outcome->tasks))
         hit |= 1u << LIMIT_PIDS;
     if (outcome->disk_full)
         hit |= 1u << LIMIT_DISK;
@@ -70,14 +74,15 @@ static unsigned limits_hit(const struct limits *limits, const struct outcome *ou
     return hit;
 }
 
-/* The limit that a command which failed by itself failed of, or LIMIT_NONE. Not pids: that all were in
- * use was seen in a poll, but the kernel does not tell whether RLIMIT_NPROC refused one more. */
-static int cause(unsigned hit)
+/* The limit that a command which failed by itself failed of, or LIMIT_NONE. Pids only where a cgroup holds
+ * them: that all were in use was seen in a poll, but the kernel does not tell whether RLIMIT_NPROC refused
+ * one more. */
+static int cause(const struct limits *limits, unsigned hit)
 {
-    static const int order[] = {LIMIT_CPU_TIME, LIMIT_MEMORY, LIMIT_DISK};
+    static const int order[] = {LIMIT_CPU_TIME, LIMIT_MEMORY, LIMIT_PIDS, LIMIT_DISK};
 
     for (unsigned i = 0; i < sizeof(order) / sizeof(order[0]); i++)
-        if (hit & 1u << order[i])
+        if (hit & 1u << order[i] && (order[i] != LIMIT_PIDS || limits->by_cgroup[LIMIT_PIDS]))
             return order[i];
     return LIMIT_NONE;
 }
@@ -96,7 +101,7 @@ struct judgement judge(const struct limits *limits, const struct outcome *outcom
         result.verdict = VERDICT_EXEC_FAILED;
     } else if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
         result.verdict = VERDICT_OK;
-    } else if ((result.limit = cause(result.hit)) >= 0) {
+    } else if ((result.limit = cause(limits, result.hit)) >= 0) {
         result.verdict = verdict_of[result.limit];
     } else {
         result.verdict = by_signal ? VERDICT_SIGNAL : VERDICT_NONZERO;

@@ -23,6 +23,7 @@ extern const char *const limit_names[LIMIT_KINDS];
 struct limits {
     int64_t value[LIMIT_KINDS];
     const char *mechanism[LIMIT_KINDS];
+    bool by_cgroup[LIMIT_KINDS]; /* held by the kernel, who tells of it */
 };
 
 void limits_read(struct limits *limits, const struct plan *plan);
@@ -39,8 +40,14 @@ struct outcome {
     int64_t timeout;          /* ns, its own; -1: none */
     int64_t wall;             /* ns */
     int64_t user, system;     /* us */
-    int64_t memory, max_rss;  /* bytes: of all together (polled); of the largest process */
+    int64_t memory, max_rss;  /* bytes: of all together; of the largest process */
+    bool counted;             /* the kernel counted memory: max_rss tells no more */
+    bool oom;                 /* the kernel killed for the limit on memory */
+    bool tasks_refused;       /* the kernel refused a task for the limit on pids */
     int64_t tasks, disk, output;
+    int64_t throttled;        /* us, that it had to wait for limits.cpus */
+    int64_t read, written;    /* bytes, from and to disks */
+    int64_t pressure_cpu, pressure_memory, pressure_io; /* us, that something of it waited */
     char text[1024];          /* why it was not executed, or "" */
 };
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandbox.host import Check
     from sandbox.host import checks as doctor
     from sandbox.launch.api import Sandbox, run
+    from sandbox.launch.live import Stats
     from sandbox.launch.process import Process
     from sandbox.launch.result import CalledProcessError, Limit, Result, Usage, Verdict
     from sandbox.profile.model import Profile
@@ -55,6 +56,7 @@ __all__ = [
     "Sandbox",
     "SandboxError",
     "SetupError",
+    "Stats",
     "TrustError",
     "Usage",
     "Verdict",
@@ -78,6 +80,7 @@ _HOMES = {
     "Sandbox": ("launch.api", "Sandbox"),
     "SandboxError": ("errors", "SandboxError"),
     "SetupError": ("errors", "SetupError"),
+    "Stats": ("launch.live", "Stats"),
     "TrustError": ("errors", "TrustError"),
     "Usage": ("launch.result", "Usage"),
     "Verdict": ("launch.result", "Verdict"),

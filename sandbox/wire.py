@@ -57,8 +57,8 @@ class Kind(IntEnum):
     USERNS_MAX = 18  # i written to user.max_user_namespaces of B: how many it may make
     POOL = 19  # i bytes (0: the kernel's default), i inodes (0: default): the shared tmpfs
     PIDS_PEAK = 20  # ask for counting tasks when polling (costs a scan)
-    CGROUP = 21  # s way, s place, i flags (CgroupFlag). "bus": place is the socket of systemd's D-Bus, who
-    # is asked for a scope; "directory": place is where to make the cgroup; "": no cgroup
+    CGROUP = 21  # s way, s place, s mount point of cgroup v2, i flags (CgroupFlag). way "bus": place is the
+    # socket of systemd's D-Bus, who is asked for a scope; "directory": place is where to make the cgroup
     CGROUP_SET = 22  # s file, s value, i 1: may be missing; many, in order
     AFFINITY = 23  # s CPUs, as in "0-3,6"
 

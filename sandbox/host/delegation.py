@@ -98,14 +98,19 @@ def _is_own_socket(path: str, uid: int) -> bool:
 
 
 class Machine(NamedTuple):
-    """What all looking begins with. `path` is our own cgroup, and `own` its directory, "" when it can't
-    be seen; `alone`: the process that asks will itself make the cgroups, and may leave the one it is in."""
+    """What all looking begins with.
+
+    `path` is our own cgroup, and `own` its directory, "" when it can't be seen; `whole`: the mount
+    shows the tree from its top; `alone`: the process that asks will itself make the cgroups, and may
+    leave the one it is in.
+    """
 
     root: str
     kind: str
     mount: str
     path: str
     own: str
+    whole: bool
     uid: int
     pid: int
     alone: bool
@@ -119,9 +124,8 @@ class Machine(NamedTuple):
         seen = bool(mount and path) and (path == top or path.startswith(top + "/"))
         own = f"{mount}{path.removeprefix(top)}".rstrip("/") if seen else ""
         systemd = os.path.isdir(root + _SYSTEMD)
-        return cls(
-            root, kind, mount, path, own, os.geteuid() if uid is None else uid, os.getpid(), alone, systemd
-        )
+        uid = os.geteuid() if uid is None else uid
+        return cls(root, kind, mount, path, own, not top, uid, os.getpid(), alone, systemd)
 
     def words(self, directory: str, name: str) -> tuple[str, ...]:
         return tuple(read(f"{self.root}{directory}/{name}").split())
@@ -162,12 +166,13 @@ def discover(
     here = machine or Machine.look(alone=alone)
     swap = len(read(f"{here.root}/proc/swaps").splitlines()) > 1
     found = _named(here, parent) if parent != "auto" else _automatic(here, environ)
+    found = replace(found, mount=here.mount, swap=swap)
     if not found.reason and not set(CONTROLLERS) - set(found.controllers):
-        return replace(found, swap=swap)
+        return found
     from sandbox.host.undelegated import explain
 
     reason, mend = explain(here, found, container=container, user=user)
-    return replace(found, swap=swap, reason=found.reason or reason, mend=found.mend or mend)
+    return replace(found, reason=found.reason or reason, mend=found.mend or mend)
 
 
 def _automatic(here: Machine, environ: Mapping[str, str]) -> Cgroup:
@@ -177,13 +182,13 @@ def _automatic(here: Machine, environ: Mapping[str, str]) -> Cgroup:
     by_unit = here.systemd and _unit(here) != ""
     kind = "root" if here.uid == 0 and not by_unit else "inside"
     if inside and inside.controllers:
-        return Cgroup(kind, inside.directory, inside.controllers, own=here.path)
+        return Cgroup(kind, inside.directory, controllers=inside.controllers, own=here.path)
     asked = _manager(here, environ)
     if asked and asked.controllers:
         return asked
     if inside:
         reason, mend = _occupied(inside) if inside.occupied else ("", "")
-        return Cgroup(kind, inside.directory, (), reason, mend, own=here.path)
+        return Cgroup(kind, inside.directory, reason=reason, mend=mend, own=here.path)
     watched = (here.root + bus_path(here.uid, environ),) if here.systemd else ()
     return Cgroup(own=here.path, watched=watched)
 
@@ -192,13 +197,13 @@ def _manager(here: Machine, environ: Mapping[str, str]) -> Cgroup | None:
     """What a scope of systemd's would have: all that the manager itself was given (it hands down to a
     delegated unit whatever it has, systemd.resource-control(5))."""
     path = here.root + bus_path(here.uid, environ)
-    if not here.systemd or not here.mount or not os.path.exists(path):
+    if not here.systemd or not here.mount or not here.whole or not os.path.exists(path):
         return None
     directory = here.mount
     if here.uid:
         directory += f"/user.slice/user-{here.uid}.slice/user@{here.uid}.service"
     controllers = tuple(name for name in CONTROLLERS if name in here.words(directory, "cgroup.controllers"))
-    return Cgroup("systemd", path, controllers, watched=(path, here.root + directory))
+    return Cgroup("systemd", path, controllers=controllers, watched=(path, here.root + directory))
 
 
 # --- directories of our own ------------------------------------------------------------------------
@@ -301,7 +306,7 @@ def _named(here: Machine, parent: str) -> Cgroup:
             f"cgroup.procs of {_common(own, path) if own else 'what they have in common'}",
             enter(here.uid, parent),
         )
-    return Cgroup("directory", path, place.controllers, named=True, own=here.path)
+    return Cgroup("directory", path, controllers=place.controllers, named=True, own=here.path)
 
 
 def _occupied(place: _Place) -> tuple[str, str]:

@@ -63,6 +63,8 @@ class Cgroup:
 
     kind: str = "none"
     place: str = ""
+    #: where cgroup v2 is mounted
+    mount: str = ""
     controllers: tuple[str, ...] = ()
     #: why controllers are missing, or all is; and what mends it
     reason: str = ""

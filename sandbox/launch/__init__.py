@@ -5,6 +5,7 @@
     streams   pipes, and moving what flows in them
     process   one command: Popen's methods
     api       run() and Sandbox
+    live      what a running sandbox uses, and what can be changed in it
     result    how it ended
     prepare   profile -> plan, which the command line uses too
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sandbox.launch.api import Sandbox, run
     from sandbox.launch.backend import Backend, Helper, Native
+    from sandbox.launch.live import Stats
     from sandbox.launch.prepare import Prepared
     from sandbox.launch.process import Process
     from sandbox.launch.result import CalledProcessError, Limit, Result, Usage, Verdict
@@ -32,6 +34,7 @@ __all__ = [
     "Process",
     "Result",
     "Sandbox",
+    "Stats",
     "Usage",
     "Verdict",
     "run",
@@ -47,6 +50,7 @@ _HOMES = {
     "Process": "process",
     "Result": "result",
     "Sandbox": "api",
+    "Stats": "live",
     "Usage": "result",
     "Verdict": "result",
     "run": "api",

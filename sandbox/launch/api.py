@@ -8,19 +8,22 @@ import resource
 import subprocess
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from sandbox.errors import ProfileError, SandboxError, SetupError
+from sandbox.errors import ProfileError, RequirementError, SandboxError, SetupError
 from sandbox.launch.backend import Backend
 from sandbox.launch.channel import Channel, Event
+from sandbox.launch.live import Stats, changes, parse, refused
 from sandbox.launch.options import CommandOptions, Overrides, RunOptions, overrides_of, take
 from sandbox.launch.prepare import Prepared, prepare
 from sandbox.launch.process import Process, as_bytes, setup_error
 from sandbox.launch.result import Result
 from sandbox.launch.start import start
 from sandbox.launch.streams import Stream, Streams, Text, open_streams
+from sandbox.plan.plan import CGROUP
 from sandbox.wire import Kind, Record
 
 if TYPE_CHECKING:
@@ -138,6 +141,7 @@ class Sandbox:
         self.profile = prepared.profile
         #: by which mechanism each limit is held
         self.enforced: Mapping[str, str] = prepared.plan.enforced
+        self._limits = prepared.profile.limits
         self._workdir = prepared.plan.workdir
         self._owner = prepared.owner
         slots = [_environment(prepared, env)]
@@ -220,6 +224,60 @@ class Sandbox:
             raise OSError(errno.EFBIG, f"larger than {max_size} bytes", os.fspath(path))
         return data
 
+    def stats(self) -> Stats:
+        """What it uses now, with everything in it.
+
+        Raises:
+            SetupError: the sandbox has ended.
+        """
+        return Stats.of(self._ask(Kind.STATS))
+
+    def watch(self, interval: float = 1.0) -> Iterator[Stats]:
+        """`stats()` every *interval* seconds, now first, until the sandbox ends."""
+        while not self.closed:
+            try:
+                yield self.stats()
+            except SetupError:
+                return
+            self._channel.wait(lambda: False, interval)
+
+    def set_limits(self, **limits: object) -> None:
+        """Change limits while it runs: memory, memory_high, swap, pids, cpus, cpu_weight, cpuset and
+        cpu_time, as `run` takes them; None takes one away. All of them or none.
+
+        Less memory than is in use makes the kernel take it back, or else end what is running.
+
+        Raises:
+            ProfileError: a value is wrong.
+            RequirementError: one can't be changed here, or the kernel refuses the value.
+            SetupError: the sandbox has ended.
+        """
+        now = {name: getattr(self._limits, name) for name in limits if hasattr(self._limits, name)}
+        new = changes(self._limits, limits, self.enforced)
+        old = changes(self._limits, now, self.enforced)
+        for at, change in enumerate(new):
+            number = self._ask(Kind.SET, *change)["errno"]
+            if number:
+                for each in reversed(old[:at]):
+                    self._ask(Kind.SET, *each)
+                raise refused(change, number)
+        self._limits = replace(self._limits, **{name: parse(name, limits[name]) for name in limits})
+        added = {name: CGROUP for name in limits if limits[name] is not None and name not in self.enforced}
+        self.enforced = {**self.enforced, **added}
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are, and the clock of its commands with them.
+
+        Raises:
+            RequirementError: it has no cgroup of its own, which this takes.
+            SetupError: it could not be done, or the sandbox has ended.
+        """
+        self._freeze(1)
+
+    def thaw(self) -> None:
+        """Let them go on. Raises as `freeze`."""
+        self._freeze(0)
+
     def close(self) -> None:
         """End everything in it and wait until it is gone. Again is no error."""
         self._channel.close()
@@ -268,6 +326,25 @@ class Sandbox:
             raise
         streams.close_given()
         return process
+
+    def _freeze(self, frozen: int) -> None:
+        number = self._ask(Kind.FREEZE, frozen)["errno"]
+        if number == errno.EOPNOTSUPP:
+            raise RequirementError(
+                "the sandbox can't be frozen: it has no cgroup of its own", "sandbox doctor   (says why)"
+            )
+        if number:
+            verb = "frozen" if frozen else "thawed"
+            raise SetupError(f"the sandbox can't be {verb}: {os.strerror(number)}", errno=number)
+
+    def _ask(self, kind: Kind, *fields: str | int) -> Event:
+        """Send a request about the sandbox as a whole, and wait for the answer."""
+        box = self._channel.mailbox()
+        self._channel.request(kind, (box.number, *fields))
+        self._channel.wait(lambda: bool(box.answers))
+        if not box.answers:
+            raise SetupError("the sandbox has ended")
+        return box.answers.popleft()[0]
 
     def _open_file(self, path: str | os.PathLike[str], flags: int, mode: int) -> int:
         inside = os.path.join(self._workdir, os.fspath(path))

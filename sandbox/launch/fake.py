@@ -126,6 +126,10 @@ class _Supervisor:
             threading.Thread(target=self._spawn, args=(fields, list(fds)), daemon=True).start()
         elif kind == Kind.OPEN:
             self._open(fields)
+        elif kind == Kind.STATS:
+            self._send(event="stats", id=_integers(fields[:1])[0], cpu=0.0, memory=0, pids=0)
+        elif kind in (Kind.FREEZE, Kind.SET):
+            self._send(event="done", id=_integers(fields[:1])[0], errno=0)
         return kind != Kind.CLOSE
 
     def _spawn(self, fields: tuple[bytes, ...], streams: list[int]) -> None:

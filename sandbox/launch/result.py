@@ -47,6 +47,14 @@ class Usage:
     pids_peak: int | None = None
     output: int | None = None
     disk_peak: int | None = None
+    #: from and to disks, bytes; of a command that ran together with others nobody can tell
+    io_read: int | None = None
+    io_written: int | None = None
+    #: how long it had to wait for limits.cpus, and for the CPU, memory, or a disk (PSI); seconds
+    cpu_throttled: float | None = None
+    pressure_cpu: float | None = None
+    pressure_memory: float | None = None
+    pressure_io: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def records(profile: Profile, host: Host, invocation: Invocation) -> Iterator[Re
     what = "ask systemd for a cgroup" if way == "bus" else f"make a cgroup in {place.place}"
     flags = CgroupFlag.NESTED if profile.process.nested else CgroupFlag(0)
     origin = str(origin_of(profile, "limits.cgroup_parent"))
-    yield Record(Kind.CGROUP, what, origin, (way, place.place, int(flags)))
+    yield Record(Kind.CGROUP, what, origin, (way, place.place, place.mount, int(flags)))
     names = held(profile, host)
     for each in cgroup.settings(profile.limits, names, invocation.disks, swap=place.swap):
         origin = str(origin_of(profile, f"limits.{each.limit}"))

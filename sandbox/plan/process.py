@@ -174,7 +174,8 @@ def _filter(profile: Profile, mask: int, machine: str, *, counted: bool) -> list
 
     # What memfd_create gives counts neither for RLIMIT_DATA nor reliably when polled (tried: 600 MiB
     # under a limit of 64).
-    deny = ("memfd_create", "memfd_secret") if profile.limits.memory is not None and not counted else ()
+    polled = profile.limits.memory is not None and not counted
+    deny = ("memfd_create", "memfd_secret") if polled else ()
     program = seccomp.program(
         mode,
         nested=profile.process.nested,

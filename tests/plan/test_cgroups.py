@@ -17,9 +17,10 @@ from tests.plan.making import HOST, call, numbers, plan_of, records
 
 M = 1 << 20
 ALL = ("memory", "pids", "cpu", "io", "cpuset")
-DIRECTORY = Cgroup("inside", "/sys/fs/cgroup/mine", ALL, own="/mine/shell")
-SYSTEMD = Cgroup("systemd", "/run/user/1000/bus", ("memory", "pids", "cpu"))
-WITHOUT = Cgroup("root", "/sys/fs/cgroup/unified", (), "hybrid", "boot otherwise")
+TOP = "/sys/fs/cgroup"
+DIRECTORY = Cgroup("inside", f"{TOP}/mine", TOP, ALL, own="/mine/shell")
+SYSTEMD = Cgroup("systemd", "/run/user/1000/bus", TOP, ("memory", "pids", "cpu"))
+WITHOUT = Cgroup("root", f"{TOP}/unified", f"{TOP}/unified", (), "hybrid", "boot otherwise")
 
 
 def plan_on(place: Cgroup, asked: Limits | None = None, **more: object) -> Plan:
@@ -59,8 +60,9 @@ def test_everything_by_cgroup() -> None:
         "cpuset.cpus": "0-1",
         "io.max": f"8:16 rbps={M}",
     }
-    [(way, place, flags)] = records(plan, Kind.CGROUP)
-    assert (way, place, numbers([flags])) == (b"directory", b"/sys/fs/cgroup/mine", [0])
+    [(way, place, mount, flags)] = records(plan, Kind.CGROUP)
+    assert (way, place, mount) == (b"directory", b"/sys/fs/cgroup/mine", b"/sys/fs/cgroup")
+    assert numbers([flags]) == [0]
     # None of the stand-ins: they would hit first, and tell less.
     assert records(plan, Kind.NPROC) == records(plan, Kind.PIDS_PEAK) == records(plan, Kind.AFFINITY) == []
     names = {number: name for name, number in limits.RLIMITS.items()}
@@ -75,7 +77,7 @@ ENFORCED = ("memory", "memory_high", "swap", "pids", "cpus", "cpu_weight", "cpus
 
 def test_systemd_is_asked_by_its_bus_for_what_it_delegates() -> None:
     plan = plan_on(SYSTEMD, Limits(memory=M, cpuset="0"))
-    [(way, place, _)] = records(plan, Kind.CGROUP)
+    [(way, place, _, _)] = records(plan, Kind.CGROUP)
     assert (way, place) == (b"bus", b"/run/user/1000/bus")
     assert plan.enforced["memory"] == "cgroup" and plan.enforced["cpuset"].startswith("best-effort")
 
@@ -126,7 +128,7 @@ def test_the_cgroup_is_shown_read_only_unless_nested() -> None:
         plan = plan_on(DIRECTORY, process=Process(nested=nested))
         [mount] = [each for each in plan.operations if each.dst == "/sys/fs/cgroup"]
         assert bool(mount.flags & Mount.READONLY) is not nested  # type: ignore[attr-defined]
-        [(_, _, flags)] = records(plan, Kind.CGROUP)
+        [(_, _, _, flags)] = records(plan, Kind.CGROUP)
         assert numbers([flags]) == [int(CgroupFlag.NESTED) if nested else 0]
 
 

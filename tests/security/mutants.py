@@ -255,7 +255,7 @@ MUTANTS = [
     one(
         "no memfd where memory is only polled",
         "sandbox/plan/process.py",
-        'deny = ("memfd_create", "memfd_secret") if profile.limits.memory is not None else ()',
+        'deny = ("memfd_create", "memfd_secret") if polled else ()',
         "deny = ()",
         HERE + "test_verdicts.py",
         "memfds_are_closed",

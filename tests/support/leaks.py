@@ -94,10 +94,11 @@ def _mounts() -> list[str]:
 
 
 def _cgroups() -> list[str]:
-    """Groups with a name of ours; other programs come and go in theirs."""
+    """Groups with a name of ours, sandbox-PID-..., whose maker is dead: other workers' sandboxes come and
+    go meanwhile."""
     return [
         os.path.join(top, name)
         for top, names, _ in os.walk("/sys/fs/cgroup")
         for name in names
-        if "sandbox" in name
+        if name.startswith("sandbox-") and not os.path.exists(f"/proc/{name.split('-')[1]}")
     ]

@@ -21,7 +21,7 @@
 #include "sys.h"
 
 /* Where a spare has what it shares with the broker; what it does not share lies above. */
-enum { REQUESTS = 3, TAKEN = 4, SCOPE = 5, FIRST_OWN = 6 };
+enum { REQUESTS = 3, TAKEN = 4, FIRST_OWN = 5 };
 
 #define MAX_SPARES 2
 #define MAX_FDS 16
@@ -50,7 +50,7 @@ struct broker {
     bool seen; /* there was a request: it is known what the next will want */
     uint64_t namespaces;
     struct place place; /* where the last one wanted its cgroup, */
-    struct scope scope; /* and we are now; base is SCOPE, or -1 */
+    struct scope scope; /* and we are now */
 };
 
 /* --- a spare -------------------------------------------------------------------------------- */
@@ -184,7 +184,11 @@ static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(EXIT_OURS);
-    sys_close_range(FIRST_OWN, ~0u);
+    if (ahead.scope.base >= 0 && dup3(ahead.scope.base, FIRST_OWN, O_CLOEXEC) == FIRST_OWN)
+        ahead.scope.base = FIRST_OWN;
+    else
+        ahead.scope.base = -1;
+    sys_close_range(ahead.scope.base < 0 ? FIRST_OWN : FIRST_OWN + 1, ~0u);
     setpgid(0, 0);
     signal(SIGCHLD, SIG_DFL);
     init_clear(&ahead.init);
@@ -256,19 +260,14 @@ static void enter(struct broker *broker, const struct place *place)
 {
     static const struct plan none;
     struct failure failure;
-    struct scope scope;
 
     if (memcmp(place, &broker->place, sizeof(*place)) == 0)
         return;
     broker->place = *place;
     scope_leave(&broker->scope);
-    if (!*place->way || scope_open(place, NULL, broker->lifeline, &scope, &failure) < 0)
-        return;
-    if (scope_divide(&scope, &none, &failure) == 0 &&
-        (scope.base == SCOPE || dup3(scope.base, SCOPE, O_CLOEXEC) == SCOPE))
-        broker->scope.base = SCOPE;
-    if (scope.base != broker->scope.base)
-        scope_leave(&scope);
+    if (*place->way && scope_open(place, NULL, broker->lifeline, &broker->scope, &failure) == 0 &&
+        scope_divide(&broker->scope, &none, &failure) < 0)
+        scope_leave(&broker->scope);
 }
 
 static void read_taken(struct broker *broker)
@@ -325,11 +324,22 @@ static int arrange_descriptors(struct broker *broker, int socket, int lifeline)
     if (dup2(socket, REQUESTS) < 0 || dup2(pipes[1], TAKEN) < 0 || dup2(lifeline, FIRST_OWN) < 0 ||
         dup2(pipes[0], FIRST_OWN + 1) < 0)
         return -1;
-    close(SCOPE);
     broker->lifeline = FIRST_OWN;
     broker->taken = FIRST_OWN + 1;
     sys_close_range(FIRST_OWN + 2, ~0u);
     return fcntl(broker->taken, F_SETFL, O_RDONLY | O_NONBLOCK);
+}
+
+/* Spares that nobody will ask for end by themselves, and remove their cgroups; our death would kill them
+ * half-way. */
+static void await_spares(struct broker *broker)
+{
+    for (int round = 0; round < 20 && broker->count; round++) {
+        struct pollfd spare = {.fd = broker->spares[0].pidfd, .events = POLLIN};
+        if (poll(&spare, 1, 100) > 0)
+            forget(broker, 0);
+        read_taken(broker);
+    }
 }
 
 /* No request can come any more. Those that came are still read: spares go when there is none left. */
@@ -340,7 +350,8 @@ static void retire(struct broker *broker)
     shutdown(REQUESTS, SHUT_RD);
     while (broker->count || recv(REQUESTS, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
         if (!wait_for_events(broker, 1000))
-            return;
+            break;
+    await_spares(broker);
 }
 
 int broker_main(int socket, int lifeline)

@@ -17,8 +17,14 @@ class Overrides(TypedDict, total=False):
     or seconds. Any other key goes into `overrides={"process.nice": 5}`."""
 
     memory: int | str
+    memory_high: int | str
+    swap: int | str
     pids: int
     cpus: float
+    cpu_weight: int
+    cpuset: str
+    #: {"/path": {"rbps": "10M", "wiops": 100}}
+    io: Mapping[str, Mapping[str, int | str]]
     cpu_time: float | str
     disk: int | str
     files: int
@@ -26,6 +32,8 @@ class Overrides(TypedDict, total=False):
     output: int | str
     core: int | str
     enforce: str
+    #: "auto", "none", or a directory of cgroup v2
+    cgroup_parent: str
     require: Sequence[str]
     net: str
     #: "SRC:DST[:ro|rw|overlay]" each, as `--bind`
@@ -69,8 +77,13 @@ class RunOptions(CommandOptions, Overrides, total=False):
 #: short name -> key of the profile. `binds`, `tmpfs` and `mounts` are put together below.
 KEYS: Mapping[str, str] = {
     "memory": "limits.memory",
+    "memory_high": "limits.memory_high",
+    "swap": "limits.swap",
     "pids": "limits.pids",
     "cpus": "limits.cpus",
+    "cpu_weight": "limits.cpu_weight",
+    "cpuset": "limits.cpuset",
+    "io": "limits.io",
     "cpu_time": "limits.cpu_time",
     "disk": "limits.disk",
     "files": "limits.files",
@@ -78,6 +91,7 @@ KEYS: Mapping[str, str] = {
     "output": "limits.output",
     "core": "limits.core",
     "enforce": "limits.enforce",
+    "cgroup_parent": "limits.cgroup_parent",
     "require": "require",
     "net": "net.mode",
     "root": "root.from",

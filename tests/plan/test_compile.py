@@ -285,9 +285,6 @@ def test_workdir_in_the_hosts_trees() -> None:
         Profile(net=Net("host", rate="1M")),
         Profile(net=Net("none", allow=("example.org",))),
         Profile(process=Process(init=False)),
-        Profile(limits=Limits(swap=1 << 30)),
-        Profile(limits=Limits(cpus=1.5)),
-        Profile(limits=Limits(io={"/dev/sda": {"rbps": 1}})),
     ],
 )
 def test_what_is_not_built_yet_is_refused(profile: Profile) -> None:

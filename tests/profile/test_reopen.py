@@ -42,7 +42,7 @@ WRONG: list[dict[str, Any]] = [
     {"mounts": {"/x": {"mode": "tmpfs", "source": "/y"}}},
     {"root.size": "1M"},
     {"require": ["memory"], "limits.memory": False},
-    {"limits.cpus": 1},
+    {"root.layers": ["/a"]},
     {"schema": 2},
 ]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,23 @@ pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 def plant(box: sandbox.Sandbox, code: str) -> None:
     result = box.run([PYTHON, "-I", "-S", "-c", f"import os\n{code}"], text=True)
     assert result.returncode == 0, result.stderr
+
+
+def soon(call: Callable[[], object]) -> object:
+    """What *call* returns or raises, which must not take long."""
+    answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def attempt() -> None:
+        try:
+            answers.put(call())
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
+    try:
+        return answers.get(timeout=20)
+    except queue.Empty:
+        pytest.fail("the caller is kept waiting")
 
 
 @pytest.mark.parametrize(
@@ -39,10 +58,8 @@ def test_read_file_takes_regular_files_only(code: str) -> None:
     """podman cp's CVE-2019-10152, and a FIFO that would make the reader wait for ever."""
     with sandbox.Sandbox("base") as box:
         plant(box, code)
-        with pytest.raises(OSError):
-            box.read_file("/tmp/x")
-        with pytest.raises(OSError):
-            box.write_file("/tmp/x", b"new")
+        for attempt in (lambda: box.read_file("/tmp/x"), lambda: box.write_file("/tmp/x", b"new")):
+            assert isinstance(soon(attempt), OSError)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +70,22 @@ def test_read_file_never_reads_the_kernels_files_as_us(path: str) -> None:
         plant(box, "os.symlink('/proc/self', '/tmp/dir')")
         with pytest.raises(OSError):
             box.read_file(path)
+
+
+def test_read_file_takes_no_way_through_our_own_descriptors(tmp_home: Path) -> None:
+    """init holds the directory on disk in which overlays keep their changes, and others of the host's."""
+    (tmp_home / "canary").write_text("host")
+    (tmp_home / "work").mkdir()
+    (tmp_home / "work").chmod(0o755)
+    values = {"root.writable": "disk", "mounts": {".": "overlay"}}
+    ups = ["/".join([".."] * depth) for depth in range(10)]
+    with sandbox.Sandbox("base", overrides=values, cwd=tmp_home / "work") as box:
+        plant(box, "for n in range(40): os.symlink(f'/proc/self/fd/{n}', f'/tmp/{n}')")
+        for start in (*(f"/tmp/{n}" for n in range(40)), "/proc/self/cwd", "/proc/self/root"):
+            for name in ("canary", f"{tmp_home}/canary", "file"):
+                for up in ups:
+                    with pytest.raises(OSError):
+                        box.read_file(f"{start}/{up}/{name}")
 
 
 def test_read_file_stays_inside_while_directories_are_swapped(tmp_path: Path) -> None:
@@ -235,6 +268,27 @@ def test_a_hidden_path_can_not_be_uncovered(tmp_home: Path) -> None:
     assert (tmp_home / ".ssh" / "id").read_text() == "secret"
 
 
+@pytest.mark.parametrize("mode", ["ro", "rw", "overlay"])
+def test_what_is_hidden_shows_nowhere_else(tmp_home: Path, mode: str) -> None:
+    """Under the name of another mount, or by a bind of a directory above."""
+    (tmp_home / ".ssh").mkdir()
+    (tmp_home / ".ssh" / "id").write_text("secret")
+    work = open_home(tmp_home)
+    tmp_home.parent.chmod(0o755)
+    mounts = {
+        str(tmp_home / ".ssh"): "hide",
+        "/mnt": {"source": str(tmp_home), "mode": mode},
+        "/srv": {"source": str(tmp_home.parent), "mode": mode},
+    }
+    script = (
+        f"for d in /mnt /srv/{tmp_home.name}; do cat $d/.ssh/id; mv $d/.ssh $d/x; cat $d/x/id; ls $d; done"
+    )
+    command = ["sh", "-c", f"{script} 2>/dev/null; true"]
+    result = sandbox.run(command, profile="base", overrides={"mounts": mounts}, cwd=work, text=True)
+    assert result.stdout.split().count("work") == 2, (result.stdout, result.message)
+    assert "secret" not in result.stdout
+
+
 @pytest.mark.parametrize("directory", ["/", "~", "~/.."])
 def test_the_working_directory_is_not_given_away_when_it_is_home(tmp_home: Path, directory: str) -> None:
     where = directory.replace("~", str(tmp_home))
@@ -261,6 +315,70 @@ def test_a_payload_makes_no_mount_namespace() -> None:
     code = "import ctypes; print(ctypes.CDLL(None).unshare(0x20000))"
     result = sandbox.run([PYTHON, "-c", code], profile="base", overrides=values, text=True)
     assert result.stdout == "-1\n"
+
+
+def test_a_read_only_mount_can_not_be_written(tmp_path: Path) -> None:
+    """Not by its owner, who can do what the permissions forbid to others."""
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "file").write_text("mine")
+    for each in (work, work / "file"):
+        each.chmod(0o777)
+    script = "echo x >file; echo x >new; mkdir d; rm file; mv file other; chmod 0 file; touch file; cat file"
+    with unchanged(work):
+        result = sandbox.run(["sh", "-c", script], profile="untrusted", cwd=work, text=True)
+    assert result.stdout == "mine"
+    assert result.stderr.count("Read-only file system") == 7, result.stderr
+
+
+MOUNT_BELOW = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.mount(b"none", sys.argv[1].encode(), b"tmpfs", 0, None) == 0, os.strerror(ctypes.get_errno())
+import sandbox
+command = ["sh", "-c", "echo x >mount/new; ls mount; grep -c /mount /proc/self/mountinfo"]
+result = sandbox.run(command, profile="untrusted", text=True)
+print(result.stdout, result.stderr, result.message)
+"""
+
+
+def test_what_is_mounted_below_a_read_only_mount_is_read_only_too(tmp_path: Path) -> None:
+    """A bind that is not recursive would leave it out, and a remount that is not would leave it writable."""
+    work = tmp_path / "work"
+    (work / "mount").mkdir(parents=True)
+    work.chmod(0o755)
+    who = [] if os.getuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
+    done = subprocess.run(
+        ["unshare", *who, "--mount", sys.executable, "-B", "-c", MOUNT_BELOW, str(work / "mount")],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    assert done.stdout.split()[0] == "1", done.stdout  # nothing listed, and the mount is there
+    assert "mount/new: Read-only file system" in done.stdout
+
+
+def test_devices_in_a_directory_that_is_given_are_no_devices(
+    tmp_path: Path, need: Callable[..., None]
+) -> None:
+    """As in a root that somebody unpacked in a project: whoever may open one could use it."""
+    need("root")
+    tmp_path.chmod(0o755)
+    os.mknod(tmp_path / "null", 0o666 | 0o020000, os.makedev(1, 3))
+    (tmp_path / "null").chmod(0o666)
+    for mode in ("ro", "rw", "overlay"):
+        mounts = {"/mnt": {"source": str(tmp_path), "mode": mode}}
+        result = sandbox.run(["cat", "/mnt/null"], profile="base", overrides={"mounts": mounts}, text=True)
+        assert "Permission denied" in result.stderr, mode
+
+
+def test_the_root_has_nothing_above_it() -> None:
+    """After pivot_root(2) the host's root is stacked upon ours until it is taken off, and .. leads there."""
+    command = [PYTHON, "-c", "import os; print(os.listdir('/..') == os.listdir('/'))"]
+    assert sandbox.run(command, profile="base", text=True).stdout == "True\n"
 
 
 def test_a_report_does_not_follow_a_planted_link(tmp_path: Path, sandbox_cmd: Callable[..., Any]) -> None:

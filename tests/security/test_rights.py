@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import sandbox
+from sandbox.root import tables
+from sandbox.seccomp import machines
 from tests.security.inside import PYTHON, errno_of, output, python
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 
@@ -39,6 +45,12 @@ def test_status_says_no_rights() -> None:
     assert status["Seccomp"] == "2"
 
 
+def test_no_new_privileges_without_a_filter_too() -> None:
+    """With one the kernel asks for it; without, nobody but us."""
+    code = "print([l.split() for l in open('/proc/self/status') if l.startswith('NoNewPrivs')])"
+    assert output(code, profile="base", overrides={"process.seccomp": "off"}) == "[['NoNewPrivs:', '1']]"
+
+
 def test_root_inside_can_undo_nothing() -> None:
     """The payload's B has no rights over A, which owns the mounts, even with every capability in B."""
     all_rights = {
@@ -54,7 +66,7 @@ def test_root_inside_can_undo_nothing() -> None:
         ],
     }
     code = """
-        import ctypes, errno, os, socket, struct, fcntl
+        import ctypes, errno, os, socket, struct, fcntl, subprocess
         libc = ctypes.CDLL(None, use_errno=True)
         def say(what, result):
             print(what, errno.errorcode[ctypes.get_errno()] if result < 0 else "done")
@@ -70,10 +82,13 @@ def test_root_inside_can_undo_nothing() -> None:
             print("lo done")
         except OSError as error:
             print("lo", errno.errorcode[error.errno])
+        nft = subprocess.run(["nft", "add", "table", "inet", "mine"], capture_output=True, text=True)
+        print("nft", "EPERM" if "Operation not permitted" in nft.stderr else nft)
     """
+    need("nft")
     lines = output(code, profile="base", overrides=all_rights).splitlines()
     assert {line.split()[1] for line in lines} <= {"EPERM", "EINVAL", "EACCES"}, lines
-    assert len(lines) == 6
+    assert len(lines) == 7
 
 
 @pytest.mark.parametrize(
@@ -93,14 +108,55 @@ def test_init_is_not_the_payloads_to_limit(attempt: str) -> None:
 
 
 def test_a_sandbox_that_can_not_be_measured_ends() -> None:
-    code = "import resource, time; resource.prlimit(1, resource.RLIMIT_NOFILE, (3, 3)); time.sleep(30)"
+    code = "import resource, time; resource.prlimit(1, resource.RLIMIT_NOFILE, (3, 3)); time.sleep(15)"
     result = python(code, profile="base", overrides={"process.seccomp": "off", "limits.memory": "64M"})
-    assert result.verdict == "killed"
+    assert result.verdict == "killed", result.verdict
 
 
 def test_groups_can_not_be_changed() -> None:
     """CVE-2014-8989: dropping a group can give rights that the group was denied."""
     assert errno_of("os.setgroups([])") == "EPERM"
+
+
+def outer(code: str, *arguments: str) -> str:
+    """The output of a caller of its own, whose groups and keys can be changed."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-B", "-c", code, *arguments]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_roots_own_groups_stay_outside() -> None:
+    """CVE-2022-2989. An ordinary caller's can't be dropped (user_namespaces(7)), and is documented so."""
+    need("root")
+    code = (
+        "import os, sandbox\nos.setgroups([4, 24, 27])\nfor ids in ('single', 'range'):\n"
+        "    values = {'user.ids': ids, 'user.map': 'root'}\n"
+        "    print(sandbox.run(['id', '-G'], profile='base', text=True, overrides=values).stdout)"
+    )
+    assert outer(code).split() == ["0", "0"]
+
+
+KEYS = """
+import ctypes, sys, sandbox
+libc, (keyctl, add_key) = ctypes.CDLL(None), map(int, sys.argv[2:])
+assert libc.syscall(keyctl, 1, None) > 0  # KEYCTL_JOIN_SESSION_KEYRING
+assert libc.syscall(add_key, b"user", b"canary", b"x", 1, -3) > 0  # to the session's
+session = libc.syscall(keyctl, 0, -3, 0)  # KEYCTL_GET_KEYRING_ID
+code = (
+    f"import ctypes; libc = ctypes.CDLL(None); print(libc.syscall({keyctl}, 0, -3, 0) == {session},"
+    f" libc.syscall({keyctl}, 10, -3, b'user', b'canary', 0))"  # KEYCTL_SEARCH
+)
+run = sandbox.run([sys.argv[1], "-c", code], profile="base", text=True, overrides={"process.seccomp": "off"})
+print(run.stdout, run.stderr)
+"""
+
+
+def test_the_callers_session_keyring_stays_outside() -> None:
+    """Where the filter leaves keyctl(2) open, keys of the launching user would be in reach."""
+    calls = machines.load(platform.machine()).calls
+    assert outer(KEYS, PYTHON, str(calls["keyctl"]), str(calls["add_key"])).split() == ["False", "-1"]
 
 
 def test_only_the_standard_descriptors_are_inherited() -> None:
@@ -127,6 +183,21 @@ def test_what_is_the_sandboxs_own_can_not_be_written(place: str) -> None:
     assert found == "False"
 
 
+@pytest.mark.parametrize("name", [name for name in tables.PROC_MASKED if os.path.exists(f"/proc/{name}")])
+def test_what_shows_the_machine_is_masked(name: str) -> None:
+    """Keys, addresses, what interrupts and timers tell of other sandboxes (amicontained's list)."""
+    code = f"""
+        import os
+        path = "/proc/{name}"
+        try:
+            print(len(os.listdir(path) if os.path.isdir(path) else open(path, "rb").read(1)))
+        except PermissionError:
+            print(0)
+        print(os.access(path, os.W_OK))
+    """
+    assert output(code, profile="base") == "0\nFalse"
+
+
 def test_root_inside_sets_no_sysctl() -> None:
     """Those of the network namespace belong to A's uid 0, which root inside is."""
     name = "/proc/sys/net/ipv4/ip_forward"
@@ -146,6 +217,13 @@ def test_nothing_of_the_callers_environment_shows(monkeypatch: pytest.MonkeyPatc
                 pass
     """)
     assert found == ""
+
+
+def test_no_cgroup_of_the_hosts_has_a_name_inside() -> None:
+    """CVE-2022-0492 began with a hierarchy that a payload could mount and write."""
+    paths = output("print({l.rstrip().split(':')[2] for l in open('/proc/self/cgroup')})", profile="base")
+    assert paths == "{'/'}"
+    assert output("import os; print(os.listdir('/sys'))") == "[]"
 
 
 def test_a_command_named_like_an_option_is_executed(tmp_path: Path) -> None:

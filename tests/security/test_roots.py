@@ -68,6 +68,26 @@ def test_a_link_in_the_root_never_leads_set_up_out(
     assert result.verdict in ("ok", "nonzero")
 
 
+@pytest.mark.parametrize("place", ["work", "etc", "home"])
+@pytest.mark.parametrize("trick", TRICKS)
+def test_mounts_and_working_directories_never_lead_out(
+    tmp_path: Path, canary: Path, place: str, trick: str
+) -> None:
+    """runc's CVE-2021-30465 (a mount's destination) and CVE-2024-21626 (the working directory)."""
+    root = busybox_root(tmp_path)
+    shutil.rmtree(root / place, ignore_errors=True)
+    (root / place).symlink_to(trick.format(canary=canary))
+    script = "pwd; cat x hosts below/../x; echo x >planted; ls .."
+    below = {"mounts": {f"/{place}/below": "tmpfs"}}
+    for more in ({}, below, {**below, "process.workdir": f"/{place}/below"}):
+        with unchanged(canary, root):
+            try:
+                result = run(root, script, tmp_path, **{"process.workdir": f"/{place}", **more})
+            except sandbox.SandboxError:
+                continue
+        assert "canary" not in result.stdout, more
+
+
 @pytest.mark.parametrize("place", ["dev", "proc"])
 def test_a_root_whose_dev_or_proc_is_a_link_is_refused(tmp_path: Path, canary: Path, place: str) -> None:
     root = busybox_root(tmp_path)
@@ -83,6 +103,9 @@ def test_masks_and_devices_are_ours_whatever_the_root_has(tmp_path: Path) -> Non
     (root / "dev" / "console").symlink_to("/tmp")
     (root / "dev" / "pts").mkdir()
     (root / "dev" / "pts" / "0").symlink_to("/tmp")
+    (root / "proc" / "sys").mkdir(parents=True)
+    (root / "proc" / "self").symlink_to("/tmp")
+    (root / "proc" / "keys").write_text("the root's")
     result = run(root, "stat -c %t:%T /dev/null; stat -f -c %T /proc; cat /proc/keys; ls /dev/pts", tmp_path)
     lines = result.stdout.split()
     assert lines[0] == "1:3"
@@ -131,6 +154,15 @@ def test_a_root_shows_nothing_that_is_hidden(tmp_home: Path, writable: str) -> N
     assert result.stdout == "end\n"
 
 
-def test_nothing_may_be_mounted_over_proc(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["/proc", "/proc/self", "/proc/sys/kernel", "//proc/self", "/dev", "/"])
+def test_nothing_may_be_mounted_over_what_every_sandbox_has(tmp_path: Path, place: str) -> None:
+    """runc's CVE-2019-16884 and CVE-2025-52881: what is written to proc must not go elsewhere."""
+    with pytest.raises(sandbox.ProfileError, match="a mount can't replace"):
+        sandbox.run(["true"], profile="base", cwd=tmp_path, overrides={"mounts": {place: "tmpfs"}})
+
+
+@pytest.mark.parametrize("source", ["/proc", "/proc/self", "/proc/1/root"])
+def test_the_hosts_proc_is_no_source(tmp_path: Path, source: str) -> None:
+    mounts = {"/mnt": {"source": source, "mode": "ro"}}
     with pytest.raises(sandbox.ProfileError):
-        sandbox.run(["true"], profile="base", cwd=tmp_path, overrides={"mounts": {"/proc/self": "tmpfs"}})
+        sandbox.run(["true"], profile="base", cwd=tmp_path, overrides={"mounts": mounts})

@@ -8,8 +8,8 @@ import json
 import pytest
 
 import sandbox
-from tests.security.inside import PYTHON, output
 from tests.seccomp.test_kernel import CONFINED, DENIED, INT80, MACHINE, STRICTLY_DENIED, numbered, split
+from tests.security.inside import PYTHON, output
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 

@@ -173,14 +173,16 @@ static int set_namespaces(const struct init *init, struct failure *failure)
 }
 
 /* Init scans processes, writes id maps and sets sysctls through a proc of its own, whether or not the
- * root shows one, and whatever is mounted on that. */
+ * root shows one, and whatever is mounted on that. It goes with the pool: a mount that was never
+ * attached is dissolved when init ends, for which the kernel waits once more (RCU). */
 static int open_proc(struct root *root, struct failure *failure)
 {
     int fs cleanup_fd = sys_fsopen("proc");
 
     if (fs >= 0 && sys_fsconfig(fs, K_FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
         root->proc = sys_fsmount(fs, 0);
-    if (root->proc < 0)
+    int place cleanup_fd = openat(root->pool, "directory", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (root->proc < 0 || place < 0 || sys_move_mount(root->proc, place) < 0)
         return fail(failure, errno, NULL, "cannot open a fresh proc: %s", strerror(errno));
     return 0;
 }
@@ -297,7 +299,7 @@ _Noreturn void init_main(const struct plan *plan, const struct command_stdio *gi
     init.plan = plan;
     init.socket = socket;
     init.null = init.terminal = init.children = -1;
-    init.root = (struct root){.fd = -1, .pool = -1, .proc = -1, .devpts = -1, .scratch = -1};
+    init.root = (struct root){.fd = -1, .pool = -1, .proc = -1, .devpts = -1, .scratch = -1, .parent = {.fd = -1}};
     setsid();
     if (!plan)
         let_go_of_broker(&init);

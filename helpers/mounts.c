@@ -89,73 +89,105 @@ static int open_inside(const struct root *root, const char *dst, int64_t flags)
     return sys_openat2(root->fd, *dst ? dst : "/", O_PATH, 0, resolve_flags(flags));
 }
 
-static int make_directory(const struct root *root, const char *dst, mode_t mode, int64_t flags);
+static int make_directory(struct root *root, const char *dst, mode_t mode, int64_t flags);
 
-/* Open the directory that holds dst's last name, made where it is missing. */
-static int open_parent(const struct root *root, const char *dst, int64_t flags, const char **name)
+static void forget_parent(struct root *root)
 {
-    char parent[PATH_MAX];
-
-    if (split(dst, parent, name) < 0)
-        return -1;
-    int fd = open_inside(root, parent, flags);
-    if (fd >= 0 || errno != ENOENT || !(flags & M_CREATE))
-        return fd;
-    return make_directory(root, parent, 0755, flags);
+    close_fd(&root->parent.fd);
 }
 
-/* Make a directory and return it opened. Only ever in a file system of ours. Recursion is as deep as
- * dst has components, and dst is shorter than PATH_MAX. */
-static int make_directory(const struct root *root, const char *dst, mode_t mode, int64_t flags)
+static void remember_parent(struct root *root, int fd, const char *path, int64_t flags)
+{
+    struct parent *parent = &root->parent;
+
+    parent->fd = fd;
+    parent->ours = made_by_us(root, fd);
+    parent->strict = flags & M_STRICT;
+    strcpy(parent->path, path); /* both have room for PATH_MAX */
+}
+
+static bool is_remembered(const struct root *root, const char *path, int64_t flags)
+{
+    const struct parent *parent = &root->parent;
+
+    return parent->fd >= 0 && parent->strict == !!(flags & M_STRICT) && strcmp(path, parent->path) == 0;
+}
+
+/* The directory that holds dst's last name, made where it is missing. It is remembered, and not the
+ * caller's to close: whatever is mounted on other than a name just made in it has it forgotten. */
+static int open_parent(struct root *root, const char *dst, int64_t flags, const char **name)
+{
+    char path[PATH_MAX];
+
+    if (split(dst, path, name) < 0)
+        return -1;
+    if (is_remembered(root, path, flags))
+        return root->parent.fd;
+    int fd = open_inside(root, path, flags);
+    if (fd < 0 && errno == ENOENT && (flags & M_CREATE))
+        fd = make_directory(root, path, 0755, flags);
+    forget_parent(root);
+    if (fd >= 0)
+        remember_parent(root, fd, path, flags);
+    return fd;
+}
+
+/* Open dst's parent to make something in it. Only ever in a file system of ours: else it is `refusal`. */
+static int open_own_parent(struct root *root, const char *dst, int64_t flags, const char **name, int refusal)
+{
+    int parent = open_parent(root, dst, flags, name);
+
+    if (parent < 0 || root->parent.ours)
+        return parent;
+    errno = refusal;
+    return -1;
+}
+
+/* Make a directory and return it opened. Recursion is as deep as dst has components, and dst is shorter
+ * than PATH_MAX. */
+static int make_directory(struct root *root, const char *dst, mode_t mode, int64_t flags)
 {
     const char *name;
-    int parent cleanup_fd = open_parent(root, dst, flags, &name);
+    int parent = open_own_parent(root, dst, flags, &name, ENOENT);
 
     if (parent < 0)
         return -1;
-    if (!made_by_us(root, parent)) {
-        errno = ENOENT;
-        return -1;
-    }
     if (mkdirat(parent, name, mode) < 0) {
         if (errno == EEXIST) /* and yet it could not be opened: a link that leads nowhere */
             errno = ELOOP;
         return -1;
     }
-    return open_inside(root, dst, flags);
+    return openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-static int make_file(const struct root *root, const char *dst, mode_t mode, int64_t flags)
+static int make_file(struct root *root, const char *dst, mode_t mode, int64_t flags)
 {
     const char *name;
-    int parent cleanup_fd = open_parent(root, dst, flags, &name);
+    int parent = open_own_parent(root, dst, flags, &name, ENOENT);
 
-    if (parent < 0)
-        return -1;
-    if (!made_by_us(root, parent)) {
-        errno = ENOENT;
-        return -1;
-    }
-    return openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    return parent < 0 ? -1 : openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
 }
 
-/* Open the mount point of a record; `directory` says what to make when it is missing. */
-static int open_target(const struct root *root, const struct record *record, bool directory,
-                       struct failure *failure)
+/* Open the mount point of a record; `directory` says what to make when it is missing, which is most
+ * often the case and therefore tried first. */
+static int open_target(struct root *root, const struct record *record, bool directory, struct failure *failure)
 {
     const char *dst = record_text(record, 0);
     int64_t flags = record_int(record, 1);
-    int fd = open_inside(root, dst, flags);
+    int fd = -1, error = ENOENT;
 
-    if (fd < 0 && errno == ENOENT && (flags & M_CREATE)) {
+    if (flags & M_CREATE)
         fd = directory ? make_directory(root, dst, 0755, flags) : make_file(root, dst, 0644, flags);
-        if (fd >= 0 && !directory) {
-            close(fd);
-            fd = open_inside(root, dst, flags);
-        }
-    }
     if (fd >= 0)
         return fd;
+    if (flags & M_CREATE)
+        error = errno;
+    forget_parent(root);
+    fd = open_inside(root, dst, flags);
+    if (fd >= 0)
+        return fd;
+    if (errno == ENOENT)
+        errno = error;
     if (errno == ENOENT)
         return fail(failure, ENOENT, record, "cannot %s: there is no %s in the sandbox to mount on",
                     record_description(record), dst);
@@ -499,42 +531,34 @@ static int do_new(struct root *root, const struct record *record, const char *ty
     return attach(root, record, mount, true, failure);
 }
 
-/* Open the parent of a name to be made, and remove what a root may have there already. */
-static int prepare_name(const struct root *root, const struct record *record, const char **name)
-{
-    int parent = open_parent(root, record_text(record, 0), M_CREATE, name);
-
-    if (parent < 0)
-        return -1;
-    if (!made_by_us(root, parent))
-        errno = EROFS;
-    else if (unlinkat(parent, *name, 0) == 0 || errno == ENOENT)
-        return parent;
-    close_fd(&parent);
-    return -1;
-}
-
+/* Make a file or a link with this name; what a root may have there already is removed. */
 static int do_file(struct root *root, const struct record *record, struct failure *failure)
 {
     const struct field *content = record_field(record, 2);
+    const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     mode_t mode = (mode_t)record_int(record, 1);
     const char *name;
-    int parent cleanup_fd = prepare_name(root, record, &name);
+    int parent = open_own_parent(root, record_text(record, 0), M_CREATE, &name, EROFS);
 
     if (parent < 0)
         return fail_step(failure, errno, record);
-    int fd cleanup_fd = openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0 || write_all(fd, content->data, content->size) < 0 || fchmod(fd, mode) < 0)
+    int fd cleanup_fd = openat(parent, name, flags, mode);
+    if (fd < 0 && errno == EEXIST && unlinkat(parent, name, 0) == 0)
+        fd = openat(parent, name, flags, mode);
+    if (fd < 0 || write_all(fd, content->data, content->size) < 0)
         return fail_step(failure, errno, record);
     return 0;
 }
 
 static int do_symlink(struct root *root, const struct record *record, struct failure *failure)
 {
-    const char *name;
-    int parent cleanup_fd = prepare_name(root, record, &name);
+    const char *name, *target = record_text(record, 1);
+    int parent = open_own_parent(root, record_text(record, 0), M_CREATE, &name, EROFS);
 
-    if (parent < 0 || symlinkat(record_text(record, 1), parent, name) < 0)
+    if (parent < 0)
+        return fail_step(failure, errno, record);
+    if (symlinkat(target, parent, name) < 0 &&
+        (errno != EEXIST || unlinkat(parent, name, 0) < 0 || symlinkat(target, parent, name) < 0))
         return fail_step(failure, errno, record);
     return 0;
 }
@@ -561,6 +585,8 @@ static int do_mask(struct root *root, const struct record *record, struct failur
 {
     int64_t flags = record_int(record, 1);
     struct stat status;
+
+    forget_parent(root);
     int target cleanup_fd = open_inside(root, record_text(record, 0), flags);
 
     if (target < 0 && (errno == EACCES || (errno == ENOENT && (flags & M_OPTIONAL))))
@@ -577,6 +603,8 @@ static int do_mask(struct root *root, const struct record *record, struct failur
 static int do_pin(struct root *root, const struct record *record, struct failure *failure)
 {
     int64_t flags = record_int(record, 1);
+
+    forget_parent(root);
     int target cleanup_fd = open_inside(root, record_text(record, 0), flags);
 
     /* Where init can't go (uid 0's private directories, as its payload is another user) the payload
@@ -724,6 +752,7 @@ int root_build(struct root *root, const struct plan *plan, struct failure *failu
         if (execute(root, record, source, failure) < 0)
             return -1;
     }
+    forget_parent(root);
     return root->fd < 0 ? fail(failure, EINVAL, NULL, "cannot make the root: the plan has none") : 0;
 }
 

@@ -2,18 +2,28 @@
 #ifndef MOUNTS_H
 #define MOUNTS_H
 
+#include <limits.h>
+
 #include "helper.h"
 
 /* File systems that this sandbox made and the payload can fill (at most; one more is refused). */
 #define MAX_WRITABLE 256
 
+/* The directory that something was last made in, since the next thing is often made there, too. */
+struct parent {
+    int fd; /* O_PATH, or -1 */
+    bool ours, strict;
+    char path[PATH_MAX];
+};
+
 struct root {
     int fd;         /* the new root, O_PATH; -1 until the first operation */
     int pool;       /* the shared tmpfs, a mount attached out of everybody's sight */
-    int proc;       /* init's own instance, attached nowhere */
+    int proc;       /* init's own instance, out of sight with the pool */
     int devpts;
     int scratch;    /* SCRATCH directory on the host, or -1 */
     unsigned names; /* directories made in the pool so far */
+    struct parent parent;
     int *sources;   /* per record of the plan: what open_tree or open gave, or -1 */
     int writable[MAX_WRITABLE]; /* for statfs: the pool first */
     unsigned writables;

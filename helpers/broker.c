@@ -159,15 +159,6 @@ static void tell_taken(int to, const struct plan *plan)
         return; /* the broker is gone */
 }
 
-/* What init sees of the host's mounts it has from when it was made; whoever has mounted something since
- * expects it to be there. Polling the table tells (proc(5), /proc/[pid]/mounts). */
-static bool mounts_changed(int table)
-{
-    struct pollfd polled = {.fd = table, .events = POLLPRI};
-
-    return table < 0 || poll(&polled, 1, 0) != 0;
-}
-
 static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
 {
     struct made_ahead ahead = {.plan_fd = -1,
@@ -193,7 +184,6 @@ static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
     signal(SIGCHLD, SIG_DFL);
     init_clear(&ahead.init);
     /* What can't be made ahead (a limit on namespaces) is tried again, and explained, for a plan. */
-    int mounts = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC);
     if (broker->seen && box_make(&ahead.scope, &ahead.box, &failure) == 0)
         init_clone(broker->namespaces, NULL, NULL, ahead.box.run, &ahead.init, &failure);
     if (receive(&request) < 0) {
@@ -201,9 +191,6 @@ static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
         box_remove(&ahead.box);
         _exit(EXIT_OURS);
     }
-    if (mounts_changed(mounts))
-        init_abandon(&ahead.init);
-    close_fd(&mounts);
     if (place(&request, &ahead, &taken) < 0)
         give_up(&request, "cannot arrange descriptors", errno, "raise the limit on open files (ulimit -n)");
     if (plan_read(ahead.plan_fd, &plan, &why) < 0)

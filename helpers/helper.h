@@ -124,7 +124,8 @@ void init_clear(struct init_process *init);
 /* The namespaces that a plan wants, as clone(2) flags. */
 uint64_t init_namespaces(const struct plan *plan);
 
-/* clone3 init with these namespaces, into the cgroup `run` (-1: ours); it waits for init_begin. The plan and
+/* clone3 init with these namespaces (but the mounts', which it makes itself when it begins: they are to be
+ * those of then), into the cgroup `run` (-1: ours); it waits for init_begin. The plan and
  * `stdio` are inherited; without a plan (NULL) it is made ahead, and gets both when it begins. On failure
  * nothing is left. Returns 0, or -1 with *failure filled. */
 int init_clone(uint64_t namespaces, const struct plan *plan, const struct command_stdio *stdio, int run,

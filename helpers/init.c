@@ -7,6 +7,7 @@
 #include <grp.h>
 #include <net/if.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -165,6 +166,10 @@ static int set_namespaces(const struct init *init, struct failure *failure)
     const struct record *hostname = plan_find(init->plan, KIND_HOSTNAME);
     const struct record *loopback = plan_find(init->plan, KIND_LOOPBACK);
 
+    /* Only now: in a copy made ahead of the plan, what was mounted since then would be missing, and what
+     * was unmounted would still be in use. */
+    if (unshare(CLONE_NEWNS) < 0)
+        return fail(failure, errno, NULL, "cannot make a mount namespace: %s", strerror(errno));
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return fail(failure, errno, NULL, "cannot make the mounts private: %s", strerror(errno));
     if (hostname && sethostname(record_text(hostname, 0), strlen(record_text(hostname, 0))) < 0)

@@ -274,8 +274,7 @@ int init_clone(uint64_t namespaces, const struct plan *plan, const struct comman
 {
     int pair[2], pidfd = -1;
     struct k_clone_args args = {
-        .flags = namespaces | K_CLONE_NEWUSER | K_CLONE_NEWNS | K_CLONE_NEWPID | K_CLONE_PIDFD |
-                 K_CLONE_CLEAR_SIGHAND,
+        .flags = namespaces | K_CLONE_NEWUSER | K_CLONE_NEWPID | K_CLONE_PIDFD | K_CLONE_CLEAR_SIGHAND,
         .pidfd = (uint64_t)(uintptr_t)&pidfd,
         .exit_signal = SIGCHLD,
     };

@@ -11,7 +11,7 @@ from sandbox.host import Check
 from sandbox.plan import operations as ops
 from sandbox.plan.plan import CLONE, Plan
 from sandbox.profile.later import LATER
-from sandbox.profile.model import Limits, Net, Origin, Process, Profile, Root, User
+from sandbox.profile.model import Net, Origin, Process, Profile, Root, User
 from sandbox.wire import Kind, Mount
 from tests.plan.making import CALL, HOST, call, guard, numbers, place, plan_of, records
 

@@ -16,10 +16,12 @@ are drawn in `sandbox.errors`; `sandbox.launch.options` lists the keyword argume
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.errors import (
+        DigestError,
         HostError,
         ImageError,
         NotAvailableError,
         ProfileError,
+        RegistryError,
         RequirementError,
         SandboxError,
         SetupError,
@@ -44,6 +46,7 @@ __all__ = [
     "STDOUT",
     "CalledProcessError",
     "Check",
+    "DigestError",
     "HostError",
     "ImageError",
     "Limit",
@@ -51,6 +54,7 @@ __all__ = [
     "Process",
     "Profile",
     "ProfileError",
+    "RegistryError",
     "RequirementError",
     "Result",
     "Sandbox",
@@ -68,6 +72,7 @@ __all__ = [
 _HOMES = {
     "CalledProcessError": ("launch.result", "CalledProcessError"),
     "Check": ("host", "Check"),
+    "DigestError": ("errors", "DigestError"),
     "HostError": ("errors", "HostError"),
     "ImageError": ("errors", "ImageError"),
     "Limit": ("launch.result", "Limit"),
@@ -75,6 +80,7 @@ _HOMES = {
     "Process": ("launch.process", "Process"),
     "Profile": ("profile.model", "Profile"),
     "ProfileError": ("errors", "ProfileError"),
+    "RegistryError": ("errors", "RegistryError"),
     "RequirementError": ("errors", "RequirementError"),
     "Result": ("launch.result", "Result"),
     "Sandbox": ("launch.api", "Sandbox"),

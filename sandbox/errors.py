@@ -10,16 +10,20 @@ command never ran; a limit that fired, or a command that failed, is data in `Res
     ├── SetupError          the sandbox could not be made
     │   └── HostError       ... because this machine lacks something; `row` names the doctor row
     ├── ImageError          a reference, registry, layer or store is wrong
+    │   ├── DigestError     content is not what its digest and size say
+    │   └── RegistryError   a registry refused, failed or can't be reached; `status` is the HTTP status
     └── NotAvailableError   a key or option whose mechanism does not exist yet
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "DigestError",
     "HostError",
     "ImageError",
     "NotAvailableError",
     "ProfileError",
+    "RegistryError",
     "RequirementError",
     "SandboxError",
     "SetupError",
@@ -88,6 +92,21 @@ class HostError(SetupError):
 
 class ImageError(SandboxError):
     """A reference, registry, layer or the store is wrong or out of reach."""
+
+
+class DigestError(ImageError):
+    """Content is not what its digest and size say, or a digest is not well-formed."""
+
+
+class RegistryError(ImageError):
+    """A registry refused, failed, broke the protocol or can't be reached.
+
+    `status` is the HTTP status of its answer, 0 when there was none.
+    """
+
+    def __init__(self, message: str, mend: str | None = None, *, status: int = 0) -> None:
+        super().__init__(message, mend)
+        self.status = status
 
 
 class NotAvailableError(SandboxError):

@@ -109,6 +109,15 @@ class Manifest:
         """Of the manifest itself, by sha256."""
         return Descriptor(self.media_type, digest_of(self.raw), len(self.raw))
 
+    @property
+    def is_image(self) -> bool:
+        """Whether `check_image` has nothing against it."""
+        try:
+            self.check_image("")
+        except ImageError:
+            return False
+        return True
+
     def check_image(self, where: str) -> None:
         """Raise `ImageError` unless this is an image whose layers we can use; *where* names it.
 

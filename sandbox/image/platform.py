@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandbox.errors import ImageError
+from sandbox.profile.document import printable
 
 if TYPE_CHECKING:
     from sandbox.image.manifest import Descriptor
 
-__all__ = ["Platform", "choose", "host_platform", "parse_platform"]
+__all__ = ["Platform", "accepts", "choose", "host_platform", "parse_platform"]
 
 #: What people and uname(2) write -> architecture and variant.
 _ARCHITECTURES = {
@@ -55,7 +56,9 @@ class Platform:
     os_version: str = ""
 
     def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+        """For people and options; what an image says of itself may be anything, and is cleaned and cut."""
+        parts = (self.os, self.architecture, self.variant)
+        return "/".join(printable(part)[:32] for part in parts if part)
 
 
 def platform_of(system: str, architecture: str, variant: str = "", os_version: str = "") -> Platform:
@@ -81,7 +84,7 @@ def parse_platform(text: str) -> Platform:
         parts.insert(0, "linux")
     if len(parts) > 3 or not all(_WORD.fullmatch(part) for part in parts):
         raise ImageError(
-            f"{ascii(text)[1:-1][:160]} is no platform; one is written OS/ARCHITECTURE[/VARIANT]",
+            f"{printable(text)[:160]} is no platform; one is written OS/ARCHITECTURE[/VARIANT]",
             "write one such as linux/arm64",
         )
     if parts[0].lower() != "linux":
@@ -92,11 +95,7 @@ def parse_platform(text: str) -> Platform:
 def host_platform() -> Platform:
     """This machine's, as uname(2) tells it."""
     machine = os.uname().machine
-    if (
-        machine.startswith(("mips", "ppc64"))
-        and sys.byteorder == "little"
-        and not machine.endswith(("le", "el"))
-    ):
+    if machine in ("mips", "mips64") and sys.byteorder == "little":
         machine += "le"
     return platform_of("linux", machine)
 
@@ -110,6 +109,11 @@ def _acceptable(wanted: Platform) -> list[Platform]:
     lowest = 5 if wanted.architecture == "arm" else int(usual[1:] or match[1])
     versions = range(int(match[1]), min(lowest, int(match[1])) - 1, -1)
     return [platform_of(wanted.os, wanted.architecture, f"v{version}") for version in versions]
+
+
+def accepts(wanted: Platform, offered: Platform) -> bool:
+    """Whether an image for *offered* will do where *wanted* was asked for."""
+    return any(_same(offered, platform) for platform in _acceptable(wanted))
 
 
 def choose(descriptors: Iterable[Descriptor], wanted: Platform, where: str) -> Descriptor:

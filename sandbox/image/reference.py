@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from sandbox.errors import DigestError, ImageError
 from sandbox.image.digest import Digest
 
-__all__ = ["DEFAULT_REGISTRY", "Reference", "parse_reference"]
+__all__ = ["DEFAULT_REGISTRY", "Reference", "is_registry", "is_repository", "parse_reference"]
 
 DEFAULT_REGISTRY = "docker.io"
 _DEFAULT_TAG = "latest"
@@ -26,7 +26,7 @@ _LONGEST_NAME = 255
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::([0-9]{{1,5}}))?")
+_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[([0-9a-fA-F:]+)\])(?::([0-9]{{1,5}}))?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _IDENTIFIER = re.compile(r"[0-9a-f]{64}")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -107,16 +107,36 @@ def parse_reference(text: str) -> Reference:
     if tag is not None and not _TAG.fullmatch(tag):
         raise ImageError(f"{_shown(text)}: {_bad_tag(tag)}")
     registry, repository = _split_registry(name)
-    match = _REGISTRY.fullmatch(registry)
-    if not match or int(match[1] or 1) not in range(1, 65536):
+    if not is_registry(registry):
         raise ImageError(
             f"{_shown(text)}: {_shown(registry)} is no registry; one is written HOST or HOST:PORT"
         )
-    if not _REPOSITORY.fullmatch(repository):
+    if not is_repository(repository):
         raise ImageError(*_bad_repository(text, repository))
     if len(f"{registry}/{repository}") > _LONGEST_NAME:
         raise ImageError(f"{_shown(text)}: the name has more than {_LONGEST_NAME} characters")
     return Reference(registry, repository, tag or ("" if digest else _DEFAULT_TAG), digest)
+
+
+def is_registry(text: str) -> bool:
+    """Whether *text* is written as a registry is: HOST or HOST:PORT."""
+    match = _REGISTRY.fullmatch(text)
+    if match is None or int(match[2] or 1) not in range(1, 65536):
+        return False
+    if match[1] is None:
+        return True
+    from ipaddress import AddressValueError, IPv6Address
+
+    try:
+        IPv6Address(match[1])
+    except AddressValueError:
+        return False
+    return True
+
+
+def is_repository(text: str) -> bool:
+    """Whether *text* is written as the path of a repository is."""
+    return _REPOSITORY.fullmatch(text) is not None
 
 
 def _refuse_lookalikes(text: str) -> None:

@@ -23,7 +23,7 @@ Environ = dict[str, str]
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("wheels")
-    for name in ("tomli", "platformdirs"):
+    for name in ("tomli", "platformdirs", "urllib3"):
         wheel_of(name, directory)
     return directory
 

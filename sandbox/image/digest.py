@@ -79,8 +79,8 @@ def digest_of(data: bytes, algorithm: str = "sha256") -> Digest:
 class VerifiedReader(io.RawIOBase):
     """Reads *source* and raises `DigestError` unless it is exactly *size* bytes with *digest*.
 
-    The error comes with the first byte too many, or at the end; so only a reader that saw the end (an
-    empty read) may trust what came before. Closing closes *source*.
+    The last bytes are given only if all of them are right, so that nothing wrong is ever passed on whole;
+    that nothing follows is known with the end (an empty read). Closing closes *source*.
     """
 
     def __init__(self, source: IO[bytes], digest: Digest, size: int) -> None:
@@ -111,14 +111,14 @@ class VerifiedReader(io.RawIOBase):
         self._seen += len(data)
         if self._seen > self._size:
             raise DigestError(f"{self._digest} goes on after the {self._size} bytes that were announced")
+        if not data and self._seen < self._size:
+            raise DigestError(f"{self._digest} ends after {self._seen} of {self._size} bytes")
         self._hash.update(data)
-        if not data:
+        if self._seen == self._size:
             self._verify()
         return data
 
     def _verify(self) -> None:
-        if self._seen < self._size:
-            raise DigestError(f"{self._digest} ends after {self._seen} of {self._size} bytes")
         if self._hash.hexdigest() != self._digest.hex:
             found = f"{self._digest.algorithm}:{self._hash.hexdigest()}"
             raise DigestError(f"the content of {self._digest} is another: its digest is {found}")

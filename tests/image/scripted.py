@@ -25,11 +25,13 @@ class Seen:
 
 @dataclass
 class Scripted:
-    """A registry on loopback. `rules`: regular expressions of "METHOD /path", the last that matches counts."""
+    """A registry on loopback. `rules`: regular expressions of "METHOD /path", the last match counts; then
+    `paths`: what is served as it should be."""
 
     name: str = ""
     seen: list[Seen] = field(default_factory=list)
     rules: list[tuple[str, Callable[[Exchange], None]]] = field(default_factory=list)
+    paths: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on(self, pattern: str, action: Callable[[Exchange], None]) -> None:
@@ -43,16 +45,17 @@ class Scripted:
     def serve(self, made: Made, repository: str = "x", tag: str = "latest") -> None:
         """Have an image, as a good registry would."""
         for digest, data in made.blobs.items():
-            kind = "application/octet-stream"
-            self.on(f"(GET|HEAD) /v2/{repository}/blobs/{digest}", replying(data, kind))
+            self.paths[f"/v2/{repository}/blobs/{digest}"] = (data, "application/octet-stream")
+            self.paths[f"/v2/{repository}/manifests/{digest}"] = (data, "")
         for name in (tag, made.manifest.digest):
-            self.on(f"GET /v2/{repository}/manifests/{name}", replying(made.raw, made.manifest.media_type))
+            self.paths[f"/v2/{repository}/manifests/{name}"] = (made.raw, made.manifest.media_type)
 
 
 class Exchange(BaseHTTPRequestHandler):
     """One request, for an action to answer."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     registry: Scripted
     request_body: bytes = b""
 
@@ -68,6 +71,8 @@ class Exchange(BaseHTTPRequestHandler):
     def _any(self) -> None:
         length = self.headers.get("Content-Length")
         self.request_body = self.rfile.read(int(length)) if length else b""
+        if length and len(self.request_body) < int(length):
+            raise ConnectionResetError
         with self.registry.lock:
             self.registry.seen.append(
                 Seen(self.command, self.path, dict(self.headers.items()), self.request_body)
@@ -77,6 +82,10 @@ class Exchange(BaseHTTPRequestHandler):
             if re.fullmatch(pattern, line):
                 action(self)
                 return
+        if self.command in ("GET", "HEAD") and self.path in self.registry.paths:
+            data, kind = self.registry.paths[self.path]
+            self.reply(200, data, {"Content-Type": kind} if kind else {})
+            return
         self.reply(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}')
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = _any

@@ -83,3 +83,14 @@ def test_the_source_is_closed_with_it() -> None:
     with VerifiedReader(source, digest_of(b"x"), 1):
         pass
     assert source.closed
+
+
+@given(st.binary(min_size=1, max_size=100), st.integers(0, 99), st.integers(1, 40))
+def test_the_last_bytes_are_withheld_until_all_are_right(data: bytes, at: int, block: int) -> None:
+    wrong = bytearray(data)
+    wrong[at % len(data)] ^= 1
+    verified, given_ = reader(bytes(wrong), digest_of(data)), 0
+    with pytest.raises(DigestError, match="the content of"):
+        while True:
+            given_ += len(verified.read(block))
+    assert given_ < len(data)

@@ -225,8 +225,7 @@ _json = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                "schemaVersion mediaType config layers manifests digest size platform rootfs history Env os "
-                "diff_ids urls annotations".split()
+                ["schemaVersion", "mediaType", "config", "layers", "manifests", "digest", "size", "platform"]
             ),
             inner,
             max_size=6,

@@ -152,9 +152,7 @@ class Tokens:
     def _token(
         self, parameters: Mapping[str, str], scopes: tuple[str, ...], credentials: Credentials | None
     ) -> tuple[str, float]:
-        wanted = parameters.get("scope", "").split() or list(scopes[:1])
-        wanted = list(dict.fromkeys([*wanted, *scopes[1:]]))
-        request = self._token_request(parameters, wanted, credentials)
+        request = self._token_request(parameters, _merged(parameters.get("scope", ""), scopes), credentials)
         with self._send(request) as answer:
             if answer.status != 200:
                 said = error_text(answer)
@@ -200,6 +198,18 @@ class Tokens:
             headers["Authorization"] = _basic(credentials)
         url = realm + ("&" if "?" in realm else "?") + urlencode(query) if query else realm
         return Request("GET", url, headers)
+
+
+def _merged(challenged: str, scopes: tuple[str, ...]) -> list[str]:
+    """What to ask a token for: what the challenge says, with the actions that the first of *scopes* has for
+    the same repository (a HEAD is challenged for less than the PUT that follows), and the other *scopes*."""
+    own, _, actions = scopes[0].rpartition(":") if scopes else ("", "", "")
+    wanted: dict[str, None] = {}
+    for scope in challenged.split() or scopes[:1]:
+        name, _, given = scope.rpartition(":")
+        both = dict.fromkeys([*given.split(","), *actions.split(",")]) if name == own else {}
+        wanted[f"{name}:{','.join(both)}" if both else scope] = None
+    return list({**wanted, **dict.fromkeys(scopes[1:])})
 
 
 def _basic(credentials: Credentials) -> str:

@@ -269,9 +269,11 @@ def _kind(document: Fields, announced: str, where: str) -> str:
     if len(said) > 1:
         raise ImageError(f"{where} says it is {_short(written)}, and was announced as {_short(announced)}")
     index = "manifests" in document
+    if not index and "layers" not in document:
+        raise ImageError(f"{where} is no manifest: it names neither layers nor manifests")
     kind = said.pop() if said else (OCI_INDEX if index else OCI_MANIFEST)
-    if index != (kind in (OCI_INDEX, DOCKER_LIST)) or not (index or "layers" in document):
-        raise ImageError(f"{where} is no {_short(kind)}: it has {'' if index else 'no '}entries of an index")
+    if index != (kind in (OCI_INDEX, DOCKER_LIST)):
+        raise ImageError(f"{where} says it is {_short(kind)}, and is {'an index' if index else 'a manifest'}")
     return kind
 
 

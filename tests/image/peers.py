@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -199,9 +201,16 @@ def token_server(directory: Path) -> Iterator[TokenServer]:
 
 
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    """An HTTP server on loopback for *handler*; its port."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def serving(
+    handler: type[BaseHTTPRequestHandler], address: str = "127.0.0.1", tls: tuple[Path, Path] | None = None
+) -> Iterator[int]:
+    """An HTTP server for *handler*, with a certificate and key or without; its port."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = type("Server", (ThreadingHTTPServer,), {"address_family": family})((address, 0), handler)
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.daemon_threads = True
     server.block_on_close = False
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 from tests.image.images import Made
 from tests.image.peers import serving
@@ -19,7 +21,7 @@ class Seen:
 
     method: str
     path: str
-    headers: dict[str, str]
+    headers: Message
     body: bytes
 
 
@@ -74,9 +76,7 @@ class Exchange(BaseHTTPRequestHandler):
         if length and len(self.request_body) < int(length):
             raise ConnectionResetError
         with self.registry.lock:
-            self.registry.seen.append(
-                Seen(self.command, self.path, dict(self.headers.items()), self.request_body)
-            )
+            self.registry.seen.append(Seen(self.command, self.path, self.headers, self.request_body))
         line = f"{self.command} {self.path}"
         for pattern, action in reversed(self.registry.rules):
             if re.fullmatch(pattern, line):
@@ -129,10 +129,12 @@ def in_turn(*actions: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
 
 
 @contextmanager
-def scripted() -> Iterator[Scripted]:
-    """A scripted registry that knows nothing yet."""
+def scripted(
+    address: str = "127.0.0.1", tls: tuple[Path, Path] | None = None, name: str = "localhost"
+) -> Iterator[Scripted]:
+    """A scripted registry that knows nothing yet, to be called by *name*."""
     registry = Scripted()
     handler = type("Handler", (Exchange,), {"registry": registry})
-    with serving(handler) as port:
-        registry.name = f"localhost:{port}"
+    with serving(handler, address, tls) as port:
+        registry.name = f"{name}:{port}"
         yield registry

@@ -72,10 +72,10 @@ def test_an_index() -> None:
     [
         (manifest(manifests=[]), "", "both an index and a manifest"),
         (manifest(layers=..., manifests=[]), "", "both an index and a manifest"),
-        (manifest(mediaType=OCI_INDEX), "", "is no "),
-        (manifest(), OCI_INDEX, "is no "),
+        (manifest(mediaType=OCI_INDEX), "", "and is a manifest"),
+        (manifest(), OCI_INDEX, "and is a manifest"),
         (manifest(mediaType=OCI_MANIFEST), DOCKER_MANIFEST, "was announced as"),
-        ({"manifests": []}, OCI_MANIFEST, "is no "),
+        ({"manifests": []}, OCI_MANIFEST, "and is an index"),
         ({"manifests": [], "mediaType": OCI_INDEX}, DOCKER_LIST, "was announced as"),
         (
             manifest(mediaType="application/vnd.cncf.helm.chart"),
@@ -87,7 +87,7 @@ def test_an_index() -> None:
         (manifest(schemaVersion=3), "", "schemaVersion"),
         (manifest(schemaVersion="2"), "", "whole number"),
         (manifest(config=...), "", 'no "mediaType"'),
-        (manifest(layers=...), "", "is no "),
+        (manifest(layers=...), "", "neither layers nor manifests"),
         (manifest(layers={}), "", "not an array of objects"),
         (manifest(layers=[1]), "", "not an array of objects"),
         (manifest(layers=[descriptor()] * (LAYER_LIMIT + 1)), "", "501 entries, more than 500"),
@@ -98,7 +98,7 @@ def test_an_index() -> None:
         (manifest(layers=[descriptor(digest=None)]), "", 'no "digest"'),
         (manifest(layers=[descriptor(urls="http://x")]), "", "array of strings"),
         (manifest(annotations={"a": 1}), "", "object of strings"),
-        ({}, "", "is no "),
+        ({}, "", "neither layers nor manifests"),
     ],
 )
 def test_refused(document: object, announced: str, said: str) -> None:

@@ -524,11 +524,11 @@ def test_an_index_without_end(hostile: Scripted, options: Make, image_store: Dir
 
 
 def test_an_index_that_names_itself(hostile: Scripted, options: Make, image_store: DirectoryStore) -> None:
-    wrong = Descriptor("application/vnd.oci.image.index.v1+json", digest_of(b"itself"), 300)
-    document = {
-        "schemaVersion": 2,
-        "manifests": [entry(wrong, platform={"os": "linux", "architecture": "amd64"})],
-    }
+    kind = "application/vnd.oci.image.index.v1+json"
+    platform = {"os": "linux", "architecture": "amd64"}
+    wrong = Descriptor(kind, digest_of(b"itself"), 300)
+    document: dict[str, Any] = {"schemaVersion": 2, "manifests": [entry(wrong, platform=platform)]}
+    document["manifests"][0]["size"] = len(json.dumps(document))
     itself = serve_document(hostile, document)
     raw = json.dumps(document).encode()
     hostile.on(f"GET /v2/x/manifests/{wrong.digest}", replying(raw))

@@ -18,9 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.image.mutants import MUTANTS as IMAGE_MUTANTS
 from tests.security.mutants import MUTANTS, Mutant
 from tests.support import leaks
 from tests.support.needs import need
+
+ALL = [*MUTANTS, *IMAGE_MUTANTS]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("sandbox", "helpers", "configs", "scripts", "tests", "pyproject.toml")
@@ -123,7 +126,7 @@ def nothing_left() -> Iterator[None]:
     "mutant",
     [
         pytest.param(each, id=each.defence, marks=pytest.mark.as_root if each.as_root else ())
-        for each in MUTANTS
+        for each in ALL
     ],
 )
 def test_a_defence_that_is_gone_is_noticed(mutant: Mutant, tmp_path: Path, compiler: Compiler) -> None:

@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -121,8 +120,13 @@ class _Watched:
     ) -> None:
         super().__init__(*arguments, **options)
         self.pace = Pace(patience)
-        self.response_class: Any = partial(_PacedResponse, pace=self.pace)
+        self.response_class: Any = self._respond
         self._connected = connected
+        self._response: http.client.HTTPResponse | None = None
+
+    def _respond(self, *arguments: Any, **options: Any) -> http.client.HTTPResponse:
+        self._response = _PacedResponse(*arguments, pace=self.pace, **options)
+        return self._response
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
@@ -132,7 +136,15 @@ class _Watched:
 
     def getresponse(self) -> Any:
         self.pace.header(self.timeout)  # type: ignore[attr-defined]
-        return super().getresponse()  # type: ignore[misc]
+        try:
+            return super().getresponse()  # type: ignore[misc]
+        except BaseException:
+            # urllib3 drops what it can't make sense of, and with it the socket
+            if self._response is not None:
+                self._response.close()
+            raise
+        finally:
+            self._response = None
 
 
 class Plain(_Watched, HTTPConnection):

@@ -195,8 +195,8 @@ class Transport:
         self._managers: dict[Origin, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        #: Whether the registry itself is on this machine or link.
-        self._origin_near = is_near(self._origin[1])
+        #: Whether the registry itself is on this machine or link; None until its name was resolved.
+        self._near: bool | None = is_near(self._origin[1]) or None
         self._aborted = False
 
     def open(self, request: Request) -> Answer:
@@ -252,7 +252,7 @@ class Transport:
             return
         if scheme == "http" and self._origin[0] == "https":
             raise RegistryError(f"{self.host.name} sends us from https to http, at {name}: not followed")
-        if is_near(name) and not self._origin_near:
+        if is_near(name) and not self._near:
             raise self._led(name)
 
     def _connected(self, connection: Any) -> None:
@@ -265,9 +265,9 @@ class Transport:
         if connection.proxy:
             return
         near = is_near(sock.getpeername()[0])
-        if (connection.host, connection.port) == self._origin[1:]:
-            self._origin_near = self._origin_near or near
-        elif near and not self._origin_near:
+        if self._near is None and (connection.host, connection.port) == self._origin[1:]:
+            self._near = near  # once: a name must not lead elsewhere first and here later
+        if near and not self._near:
             connection.close()
             raise self._led(connection.host)
 
@@ -340,13 +340,13 @@ class Transport:
             return self._tls_failed(origin, _cause(error))
         if isinstance(error, u3.NameResolutionError):
             return Unreachable(f"the name {where} can't be resolved", connected=False)
+        if isinstance(error, u3.NewConnectionError):  # which is a ConnectTimeoutError, to urllib3
+            reason = str(error).partition("Failed to establish a new connection: ")[2]
+            return Unreachable(f"{where} can't be reached: {reason or error}", connected=False)
         if isinstance(error, u3.ConnectTimeoutError):
             return Unreachable(
                 f"{where} can't be reached: no answer in {self._patience.connect:g} s", connected=False
             )
-        if isinstance(error, u3.NewConnectionError):
-            reason = str(error).partition("Failed to establish a new connection: ")[2]
-            return Unreachable(f"{where} can't be reached: {reason or error}", connected=False)
         if isinstance(error, u3.ProxyError):
             return Unreachable(f"{where} can't be reached through the environment's proxy: {_said(error)}")
         return _broken(where, error)

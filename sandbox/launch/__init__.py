@@ -8,6 +8,7 @@
     live      what a running sandbox uses, and what can be changed in it
     result    how it ended
     prepare   profile -> plan, which the command line uses too
+    planned   a plan of another maker, for programs of ours
 
 Names are imported when they are first used: the command line needs the module `prepare` alone.
 """

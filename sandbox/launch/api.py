@@ -29,7 +29,7 @@ from sandbox.wire import Kind, Record
 if TYPE_CHECKING:
     from sandbox.profile.model import Profile
 
-__all__ = ["Sandbox", "run"]
+__all__ = ["Sandbox", "one_shot", "run"]
 
 Arguments = str | os.PathLike[str] | Sequence[str | bytes | os.PathLike[str]]
 
@@ -82,13 +82,13 @@ def run(
     slots = [_environment(prepared, command.get("env"))]
     streams = _streams(command, prepared.owner)
     try:
-        process = _one_shot(prepared, argv, streams, text, slots, backend)
+        process = one_shot(prepared, argv, streams, text, slots, backend)
         streams.close_given()
         try:
             result = process._finish(data)
         finally:
             streams.close()
-            process._close_sandbox()
+            process.close_sandbox()
     finally:
         streams.close()
     if check:
@@ -362,7 +362,7 @@ class Sandbox:
         return fd
 
 
-def _one_shot(
+def one_shot(
     prepared: Prepared,
     argv: list[str],
     streams: Streams,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sandbox.plan.plan import Plan
     from sandbox.profile.model import Profile
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "without_environment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def prepare(
     return Prepared(
         profile=loaded,
         plan=plan,
-        static=_without_environment(plan.encode()),
+        static=without_environment(plan.encode()),
         environment=_by_reference(plan, invocation, loaded),
         stamps=(*plan.files, *map(FileStamp.take, (*loaded.looked, *host.cgroup.watched))),
         own_cgroup=host.cgroup.own,
@@ -141,7 +141,7 @@ def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:
     return replace(invocation, guards=(*invocation.guards, *guards))
 
 
-def _without_environment(plan: bytes) -> bytes:
+def without_environment(plan: bytes) -> bytes:
     """The encoded *plan* without its ENVIRONMENT record."""
     return wire.encode(
         wire.Record(kind, os.fsdecode(fields[0]), os.fsdecode(fields[1]), fields[2:])

@@ -126,7 +126,7 @@ class Process:
             self.kill()
             self._channel.wait(lambda: self._box.result is not None, 5.0)
 
-    def _close_sandbox(self) -> None:
+    def close_sandbox(self) -> None:
         """End the sandbox it runs in, which is its own."""
         self._channel.close()
 

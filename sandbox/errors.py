@@ -11,6 +11,7 @@ command never ran; a limit that fired, or a command that failed, is data in `Res
     │   └── HostError       ... because this machine lacks something; `row` names the doctor row
     ├── ImageError          a reference, registry, layer or store is wrong
     │   ├── DigestError     content is not what its digest and size say
+    │   ├── LayerError      an archive can't be applied, or made
     │   └── RegistryError   a registry refused, failed or can't be reached; `status` is the HTTP status
     └── NotAvailableError   a key or option whose mechanism does not exist yet
 """
@@ -21,6 +22,7 @@ __all__ = [
     "DigestError",
     "HostError",
     "ImageError",
+    "LayerError",
     "NotAvailableError",
     "ProfileError",
     "RegistryError",
@@ -107,6 +109,10 @@ class RegistryError(ImageError):
     def __init__(self, message: str, mend: str | None = None, *, status: int = 0) -> None:
         super().__init__(message, mend)
         self.status = status
+
+
+class LayerError(ImageError):
+    """A layer or another archive is damaged, hostile, or can't be applied or made here."""
 
 
 class NotAvailableError(SandboxError):

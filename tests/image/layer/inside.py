@@ -1,0 +1,187 @@
+"""Runs in a user namespace of its own (unshare(1)), where layers are applied with all owners, and mounted.
+
+One request a line on stdin, {"directory": path, "layers": [hexadecimal archive, ...]}, lowest first; one
+answer a line: {"error": text} or {"merged": listing, "kernel": listing, "applied": [...]}. The second
+listing is of a kernel overlay of the layers; None where it was not asked for ("mount": false).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import stat
+import sys
+from typing import Any
+
+from sandbox.errors import LayerError
+from sandbox.image.layer.apply import apply
+from sandbox.image.layer.attributes import read_xattrs
+from sandbox.image.layer.compress import Plain
+from sandbox.image.layer.merged import Merged
+from sandbox.image.layer.tar import Reader
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+Listing = dict[str, list[object]]
+
+
+def describe(status: os.stat_result, content: object, xattrs: dict[bytes, bytes]) -> list[object]:
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo"}
+    kind = kinds.get(stat.S_IFMT(status.st_mode), oct(status.st_mode))
+    shown = sorted([os.fsdecode(name), value.hex()] for name, value in xattrs.items())
+    mtime = status.st_mtime_ns // 1_000_000_000
+    return [kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, mtime, content, shown]
+
+
+def with_links(found: Listing, inodes: dict[str, tuple[int, int]]) -> Listing:
+    """Add to each the first name of those that are the same file."""
+    first: dict[tuple[int, int], str] = {}
+    for path in sorted(found):
+        found[path].append(first.setdefault(inodes[path], path))
+    return found
+
+
+def list_mount(top: str) -> Listing:
+    """What is to be seen in a directory."""
+    found: Listing = {}
+    inodes = {}
+    for directory, _, _ in os.walk(top):
+        inner = [os.path.join(directory, name) for name in os.listdir(directory)]
+        for path in ([top] if directory == top else []) + inner:
+            status = os.lstat(path)
+            content: object = ""
+            xattrs: dict[bytes, bytes] = {}
+            if stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path)
+            elif stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+                fd = os.open(path, os.O_RDONLY)
+                xattrs = read_xattrs(fd)
+                if stat.S_ISREG(status.st_mode):
+                    content = os.pread(fd, 1 << 20, 0).hex()
+                os.close(fd)
+            short = path[len(top) :]
+            found[short] = describe(status, content, xattrs)
+            inodes[short] = (status.st_dev, status.st_ino)
+    return with_links(found, inodes)
+
+
+def list_merged(merged: Merged) -> Listing:
+    """What `Merged` says is to be seen."""
+    found: Listing = {}
+    inodes = {}
+    for shown in merged.walk():
+        path = "".join(f"/{os.fsdecode(name)}" for name in shown.path)
+        content: object = ""
+        xattrs: dict[bytes, bytes] = {}
+        if stat.S_ISLNK(shown.status.st_mode):
+            content = os.fsdecode(merged.link(shown))
+        elif stat.S_ISREG(shown.status.st_mode) or shown.is_directory:
+            fd = merged.open(shown)
+            xattrs = read_xattrs(fd)
+            if not shown.is_directory:
+                content = os.pread(fd, 1 << 20, 0).hex()
+            os.close(fd)
+        found[path] = describe(shown.status, content, xattrs)
+        inodes[path] = (shown.status.st_dev, shown.status.st_ino)
+    return with_links(found, inodes)
+
+
+def raw(path: str) -> Listing:
+    """A layer's own directory, with what overlayfs reads of it."""
+    found: Listing = {}
+    for directory, inner, files in os.walk(path):
+        for name in [".", *inner, *files]:
+            each = os.path.join(directory, name)
+            status = os.lstat(each)
+            marks = (
+                {} if stat.S_ISLNK(status.st_mode) else {n: os.getxattr(each, n) for n in os.listxattr(each)}
+            )
+            found[each[len(path) :]] = describe(
+                status, status.st_rdev, {os.fsencode(n): v for n, v in marks.items()}
+            )
+    return found
+
+
+def apply_all(directory: str, layers: list[bytes]) -> tuple[list[str], list[Any]]:
+    """Apply layers, the lowest first; their directories, uppermost first, and what was said of each."""
+    made: list[str] = []
+    said: list[Any] = []
+    for number, layer in enumerate(layers):
+        path = f"{directory}/{number}"
+        os.mkdir(path)
+        root = os.open(path, DIRECTORY)
+        lower = Merged([os.open(each, DIRECTORY) for each in made]) if made else None
+        try:
+            done = apply(Reader(Plain(iter([layer]))), root, lower)
+        finally:
+            os.close(root)
+            if lower:
+                lower.close()
+                for fd in lower._roots:
+                    os.close(fd)
+        said.append(vars(done))
+        if not done.needs_lower and made:
+            check_alone(directory, layer, path)
+        made.insert(0, path)
+    return made, said
+
+
+def check_alone(directory: str, layer: bytes, path: str) -> None:
+    """A layer that says it needs no other is the same without them."""
+    alone = f"{path}.alone"
+    os.mkdir(alone)
+    root = os.open(alone, DIRECTORY)
+    apply(Reader(Plain(iter([layer]))), root)
+    os.close(root)
+    one, other = raw(alone), raw(path)
+    one["/."][4] = other["/."][4] = 0  # the root's time is that of the layer below
+    if one != other:
+        raise AssertionError(f"it does need the layers below it: {one} is not {other}")
+
+
+def mounted(directory: str, made: list[str]) -> Listing:
+    """What an overlay of the layers shows."""
+    empty, place = f"{directory}/empty", f"{directory}/mount"
+    os.mkdir(empty)
+    os.mkdir(place)
+    options = f"userxattr,lowerdir={':'.join([*made, empty])}".encode()
+    if LIBC.mount(b"overlay", place.encode(), b"overlay", 0, options) != 0:
+        raise OSError(ctypes.get_errno(), "mount")
+    try:
+        return list_mount(place)
+    finally:
+        LIBC.umount2(place.encode(), 2)
+
+
+def answer(request: dict[str, Any]) -> dict[str, object]:
+    directory = request["directory"]
+    try:
+        made, said = apply_all(directory, [bytes.fromhex(layer) for layer in request["layers"]])
+    except LayerError as error:
+        return {"error": error.message}
+    roots = [os.open(path, DIRECTORY) for path in made]
+    merged = Merged(roots)
+    result = {"merged": list_merged(merged), "kernel": mounted(directory, made), "applied": said}
+    merged.close()
+    for fd in roots:
+        os.close(fd)
+    return result
+
+
+def main() -> None:
+    os.umask(0)
+    for line in sys.stdin:
+        request = json.loads(line)
+        os.mkdir(request["directory"])
+        try:
+            said = answer(request)
+        except (AssertionError, OSError) as error:
+            said = {"error": f"FAILED: {error!r}"}
+        shutil.rmtree(request["directory"])
+        print(json.dumps(said), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The confined child: `sandbox.image.layer.worker` in a sandbox of its own.
+
+What reads an archive or touches files of other ids runs there, as the first id of the store's map. It
+sees the interpreter, this package and the directories it is given, and has no network, no /proc and
+no /dev. Whatever an archive could make of it, it reaches nothing else; so what it answers is
+checked like any other input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import stat
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import IO, Any, NamedTuple
+
+from sandbox import ids, paths, seccomp
+from sandbox.errors import ImageError, LayerError, SetupError
+from sandbox.host.model import Host
+from sandbox.launch.backend import Backend
+from sandbox.launch.planned import running
+from sandbox.plan.operations import Bind, Operation, Symlink, Tmpfs
+from sandbox.plan.plan import CLONE, Plan
+from sandbox.root.tables import HOST_TREES
+from sandbox.wire import Kind, Mount, Record
+
+__all__ = ["Bound", "Confined", "Job"]
+
+_APP = "/app"
+_START = (
+    f"import sys; sys.path.insert(0, {_APP!r}); from sandbox.image.layer.worker import main; main(sys.argv)"
+)
+#: what it says when it ends, bytes
+_MAX_ANSWER = 1 << 20
+#: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP (capabilities(7)): to be any owner, and no more
+_CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 31
+_MEMORY = 4 << 30  # bytes of RLIMIT_DATA: an archive with the most entries that are allowed needs 1 GiB
+_RLIMIT_DATA, _RLIMIT_CORE = 2, 4
+_INERT = Mount.NOSUID | Mount.NODEV | Mount.CREATE
+
+
+class Bound(NamedTuple):
+    """A directory that it sees: a real path on the host, and its name inside."""
+
+    source: str
+    inside: str
+    writable: bool = False
+
+
+class Job:
+    """One run of the worker. `stdout` is what it writes, where that was asked for."""
+
+    def __init__(self, command: str, stdout: IO[bytes] | None) -> None:
+        self.stdout = stdout
+        self.answer: dict[str, Any] = {}
+        self._command = command
+        self._said = b""
+
+    def listen(self, stderr: IO[bytes]) -> None:
+        """Take in what it says; only the first part of it is kept."""
+        while data := stderr.read(1 << 16):
+            self._said += data[: max(0, _MAX_ANSWER - len(self._said))]
+
+    def finish(self, returncode: int) -> None:
+        """It has ended: take its answer.
+
+        Raises:
+            LayerError: it could not do what it was to do.
+            ImageError: it ended without an answer.
+        """
+        lines = self._said.splitlines()
+        try:
+            answer = json.loads(lines[-1]) if lines else None
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            text = self._said[-2000:].decode("utf-8", "backslashreplace").strip()
+            how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
+            raise ImageError(
+                f"the confined program ({self._command}) ended with {how}: {text or 'no message'}"
+            )
+        if "error" in answer or returncode:
+            mend = answer.get("mend")
+            raise LayerError(str(answer.get("error"))[:4000], mend if isinstance(mend, str) else None)
+        self.answer = answer
+
+
+class Confined:
+    """Starts the worker with the ids *who* of this *host*."""
+
+    def __init__(self, host: Host, who: ids.IdPlan, backend: Backend | None = None) -> None:
+        self._host = host
+        self._ids = who
+        self._backend = backend
+
+    @contextlib.contextmanager
+    def start(
+        self,
+        command: str,
+        request: Mapping[str, object],
+        binds: Sequence[Bound],
+        *,
+        stdin: int | IO[bytes] | None = None,
+        stdout: int | IO[bytes] | None = None,
+    ) -> Iterator[Job]:
+        """Run *command* beside the `with` statement's body, which reads `stdout` if that is PIPE, and wait
+        for it at the end.
+
+        Raises:
+            LayerError: it failed, and says why. (An error of the body goes first.)
+            SetupError: it could not be started.
+        """
+        plan = self._plan(binds)
+        null = -3  # subprocess.DEVNULL
+        streams: dict[str, Any] = {"stdin": null if stdin is None else stdin}
+        streams |= {"stdout": null if stdout is None else stdout, "stderr": -1}
+        argv = [_interpreter(), "-I", "-S", "-B", "-c", _START, command, json.dumps(request)]
+        with running(plan, argv, backend=self._backend, **streams) as process:
+            job = Job(command, process.stdout)
+            ear = threading.Thread(target=job.listen, args=(process.stderr,), daemon=True)
+            ear.start()
+            yield job
+            returncode = process.wait()
+            ear.join()
+        job.finish(returncode)
+
+    def run(
+        self,
+        command: str,
+        request: Mapping[str, object],
+        binds: Sequence[Bound],
+        *,
+        stdin: int | IO[bytes] | None = None,
+        stdout: int | IO[bytes] | None = None,
+    ) -> dict[str, Any]:
+        """`start`, with nothing to do meanwhile; what it answers."""
+        with self.start(command, request, binds, stdin=stdin, stdout=stdout) as job:
+            pass
+        return job.answer
+
+    def _plan(self, binds: Sequence[Bound]) -> Plan:
+        return Plan(
+            namespaces=sum(CLONE.values()),
+            ids=self._ids,
+            operations=tuple(_operations(binds)),
+            attributes=tuple(self._attributes()),
+            limits=(),
+            environment=MappingProxyType({"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}),
+            workdir="/",
+        )
+
+    def _attributes(self) -> Iterator[Record]:
+        who = self._ids
+        if who.tool:
+            tools = (self._host.newuidmap or "", self._host.newgidmap or "")
+            yield Record(Kind.IDTOOL, "map ids with newuidmap", "", tools)
+        yield Record(Kind.POOL, "make the shared tmpfs", "", (16 << 20, 4096))
+        yield Record(Kind.IDENTITY, "become the first id of the image store", "", (who.uid, who.gid))
+        yield Record(Kind.CAPABILITIES, "keep what owners of files need", "", (_CAPABILITIES,))
+        yield Record(Kind.UMASK, "set the umask to 000", "", (0,))
+        yield Record(Kind.USERNS_MAX, "forbid further user namespaces", "", (0,))
+        yield Record(Kind.RLIMIT, "limit its memory", "", (_RLIMIT_DATA, _MEMORY, _MEMORY))
+        yield Record(Kind.RLIMIT, "limit core files", "", (_RLIMIT_CORE, 1, 1))
+        program = seccomp.program("strict", capabilities=_CAPABILITIES, machine=self._host.machine)
+        yield Record(Kind.SECCOMP, "load the strict seccomp filter", "", (program,))
+
+
+def _operations(binds: Sequence[Bound]) -> Iterator[Operation]:
+    readonly = _INERT | Mount.READONLY
+    yield Tmpfs(dst="/", flags=Mount.NOSUID | Mount.NODEV)
+    for tree in HOST_TREES:
+        try:
+            mode = os.lstat(tree).st_mode
+        except OSError:
+            continue
+        if stat.S_ISLNK(mode):
+            yield Symlink(dst=tree, target=os.readlink(tree))
+        elif stat.S_ISDIR(mode):
+            yield Bind(dst=tree, source=tree, flags=readonly | Mount.RECURSIVE)
+    yield Bind(dst="/etc/ld.so.cache", source="/etc/ld.so.cache", flags=readonly | Mount.OPTIONAL)
+    for prefix in _prefixes():
+        yield Bind(dst=prefix, source=prefix, flags=readonly | Mount.RECURSIVE)
+    for name, source in _packages().items():
+        yield Bind(dst=f"{_APP}/{name}", source=source, flags=readonly)
+    for bound in binds:
+        flags = _INERT if bound.writable else readonly
+        yield Bind(dst=bound.inside, source=bound.source, flags=flags)
+
+
+def _interpreter() -> str:
+    """The interpreter itself, not a virtual environment's name for it."""
+    base: str = getattr(sys, "_base_executable", None) or sys.executable
+    if not base:
+        raise SetupError(
+            "cannot find the Python interpreter to unpack with", "start sandbox by its full path"
+        )
+    return os.path.realpath(base)
+
+
+def _prefixes() -> list[str]:
+    """Where the interpreter and its library are, as far as the system's directories don't have them."""
+    wanted = [os.path.dirname(os.path.dirname(_interpreter())), sysconfig.get_path("stdlib")]
+    real = dict.fromkeys(os.path.realpath(path) for path in wanted)
+    outside = [
+        path
+        for path in real
+        if not path.startswith(tuple(f"{tree}/" for tree in HOST_TREES)) and path not in HOST_TREES
+    ]
+    return [path for path in outside if not any(path.startswith(f"{other}/") for other in outside)]
+
+
+def _packages() -> dict[str, str]:
+    """What it imports besides the standard library: ourselves, and zstd before Python 3.14."""
+    found = {"sandbox": os.path.dirname(os.path.realpath(paths.__file__))}
+    try:
+        spec = importlib.util.find_spec("backports.zstd")
+    except ImportError:
+        spec = None
+    if spec is not None and spec.origin:
+        found["backports/zstd"] = os.path.dirname(os.path.realpath(spec.origin))
+    return found

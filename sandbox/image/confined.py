@@ -99,6 +99,10 @@ class Confined:
         self._ids = who
         self._backend = backend
 
+    def with_ids(self, who: ids.IdPlan) -> Confined:
+        """The same with other ids."""
+        return Confined(self._host, who, self._backend)
+
     @contextlib.contextmanager
     def start(
         self,

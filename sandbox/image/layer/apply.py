@@ -49,15 +49,16 @@ class Applied:
     """What came of it.
 
     `entries` and `size` (bytes of the files) of the archive; `needs_lower`: the result is right only on top
-    of these lower layers; `own_root`: the archive describes the root directory itself; `devices`,
-    `xattrs`: how many of them were left out, because no user can make them; `squashed`: how
-    many files have another owner than they should; `whiteouts`: "device" or "xattr", how they are
-    written, "" when there are none.
+    of these lower layers; `own_root`: the archive describes the root directory itself; `usual_root`: that
+    is root's, 0755, with no attributes; `devices`, `xattrs`: how many of them were left out, because no
+    user can make them; `squashed`: how many files have another owner than they should; `whiteouts`:
+    "device" or "xattr", how they are written, "" when there are none.
     """
 
     def __init__(self) -> None:
         self.entries = self.size = 0
         self.needs_lower = self.own_root = False
+        self.usual_root = True
         self.devices = self.xattrs = self.squashed = 0
         self.whiteouts = ""
 
@@ -421,7 +422,9 @@ class _Applier:
     def finish(self) -> None:
         """Write whiteouts, and give all directories what is theirs, inner ones first."""
         root = self.tree.root.attributes
-        if not self.result.own_root and (root[:3] != IMPLIED[:3] or root.xattrs):
+        unlike = root.mode != IMPLIED.mode if self._squash else root[:3] != IMPLIED[:3]
+        self.result.usual_root = not unlike and not root.xattrs
+        if not (self.result.own_root or self.result.usual_root):
             self.result.needs_lower = True
         for node in reversed(list(self.tree.root.subtree())):
             own = node.attributes

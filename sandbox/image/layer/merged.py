@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 from sandbox.image.layer.attributes import OPAQUE, WHITEOUT, marked
 
-__all__ = ["Merged", "Shown"]
+__all__ = ["DIRECTORY", "Merged", "Path", "Shown", "is_whiteout"]
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: open descriptors that are kept
 _KEPT = 256
 
+#: the names on the way from the root
 Path = tuple[bytes, ...]
 
 
@@ -60,7 +61,7 @@ class Merged:
                 status = os.stat(name, dir_fd=above, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if _is_whiteout(above, name, status):
+            if is_whiteout(above, name, status):
                 break
             if not stat.S_ISDIR(status.st_mode):
                 if not found:
@@ -137,7 +138,8 @@ class Merged:
             os.close(self._open.popitem()[1])
 
 
-def _is_whiteout(above: int, name: bytes, status: os.stat_result) -> bool:
+def is_whiteout(above: int, name: bytes, status: os.stat_result) -> bool:
+    """Whether the file *name* of the directory open as *above* stands for a deleted one."""
     if stat.S_ISCHR(status.st_mode):
         return status.st_rdev == 0
     if not stat.S_ISREG(status.st_mode) or status.st_size or marked(above, OPAQUE) != b"x":

@@ -2,6 +2,11 @@
 
     unpack      stdin, a layer, becomes /layer, on top of /lower/0 (the uppermost), /lower/1 ...
     remove      everything in /layer is removed
+    measure     how much disk /layer takes, and a digest of all that is in it
+    changes     what /layer, a writable layer, changes of /lower: a line of JSON each, to stdout
+    commit      the same, as an archive
+    export      what /lower shows, as an archive, to stdout
+    uncompress  stdin, uncompressed, to stdout
 
 The request is the second argument, JSON. The answer goes to stderr, because stdout is for data;
 {"error": ..., "mend": ...} where it can't be done. See `sandbox.image.confined` for the other end.
@@ -58,7 +63,14 @@ def _unpack(request: Request) -> Answer:
     root = os.open("/layer", _DIRECTORY)
     with open(0, "rb", buffering=0) as file, Stream(file, budget) as stream:
         done = apply(Reader(stream, limits), root, _lower(), squash=request["squash"])
-        return {**vars(done), "digest": stream.digest, "stream": stream.size, "format": stream.format}
+        alone = not done.needs_lower
+        return {
+            **vars(done),
+            "alone": alone,
+            "digest": stream.digest,
+            "stream": stream.size,
+            "format": stream.format,
+        }
 
 
 def _remove(request: Request) -> Answer:
@@ -69,4 +81,65 @@ def _remove(request: Request) -> Answer:
     return {}
 
 
-COMMANDS: dict[str, Callable[[Request], Answer]] = {"unpack": _unpack, "remove": _remove}
+def _measure(request: Request) -> Answer:
+    from sandbox.image.layer.measure import disk, tree_digest
+
+    root = os.open("/layer", _DIRECTORY)
+    answer: Answer = {"disk": disk(root)}
+    if request["digest"]:
+        answer["tree"] = tree_digest(root)
+    return answer
+
+
+def _changes(request: Request) -> Answer:
+    from sandbox.image.layer.changes import Upper, changes
+
+    count = 0
+    with open(1, "wb") as out:
+        for change in changes(Upper(os.open("/layer", _DIRECTORY), request["driver"]), _lower()):
+            line = {"kind": change.kind, "path": os.fsdecode(b"/".join((b"", *change.path)))}
+            out.write(json.dumps(line).encode() + b"\n")
+            count += 1
+    return {"count": count}
+
+
+def _commit(request: Request) -> Answer:
+    from sandbox.image.layer.changes import Upper, write_changes
+    from sandbox.image.layer.writer import Writer
+
+    upper = Upper(os.open("/layer", _DIRECTORY), request["driver"])
+    with open(1, "wb", 1 << 20) as out:
+        writer = Writer(out, limit=request["size"], latest=request["latest"])
+        return {"entries": write_changes(upper, _lower(), writer)}
+
+
+def _export(request: Request) -> Answer:
+    from sandbox.image.layer.changes import write_tree
+    from sandbox.image.layer.writer import Writer
+
+    with open(1, "wb", 1 << 20) as out:
+        return {"entries": write_tree(_lower(), Writer(out, limit=request["size"]))}
+
+
+def _uncompress(request: Request) -> Answer:
+    from sandbox.image.layer.compress import Budget, Stream
+
+    budget = Budget(request["size"], request["floor"], request["ratio"])
+    with open(0, "rb", buffering=0) as file, Stream(file, budget) as stream:
+        while data := next(stream.pieces(1 << 20), None):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(1, view) :]
+        stream.finish()
+        return {"digest": stream.digest, "stream": stream.size, "format": stream.format}
+
+
+COMMANDS: dict[str, Callable[[Request], Answer]] = {
+    "unpack": _unpack,
+    "remove": _remove,
+    "measure": _measure,
+    "changes": _changes,
+    "commit": _commit,
+    "export": _export,
+    "uncompress": _uncompress,
+}

@@ -37,10 +37,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     )
     assert process.stdin and process.stdout
 
-    def apply(*layers: list[Item] | bytes) -> dict[str, Any]:
+    def apply(*layers: list[Item] | bytes, **more: Any) -> dict[str, Any]:
         assert process.stdin and process.stdout
         raw = [layer if isinstance(layer, bytes) else archive(*layer) for layer in layers]
-        request = {"directory": str(top / str(next(numbers))), "layers": [data.hex() for data in raw]}
+        request = {"directory": str(top / str(next(numbers))), "layers": [data.hex() for data in raw], **more}
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         line = process.stdout.readline()

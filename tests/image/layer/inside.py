@@ -2,12 +2,17 @@
 
 One request a line on stdin, {"directory": path, "layers": [hexadecimal archive, ...]}, lowest first; one
 answer a line: {"error": text} or {"merged": listing, "kernel": listing, "applied": [...]}. The second
-listing is of a kernel overlay of the layers; None where it was not asked for ("mount": false).
+listing is of a kernel overlay of the layers.
+
+With "script", changes are made in a writable overlay of the layers, committed, and applied on top: then
+"kernel" is what that overlay showed, and "merged" what all layers show, without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import json
 import os
 import shutil
@@ -18,9 +23,11 @@ from typing import Any
 from sandbox.errors import LayerError
 from sandbox.image.layer.apply import apply
 from sandbox.image.layer.attributes import read_xattrs
+from sandbox.image.layer.changes import Upper, changes, write_changes, write_tree
 from sandbox.image.layer.compress import Plain
 from sandbox.image.layer.merged import Merged
 from sandbox.image.layer.tar import Reader
+from sandbox.image.layer.writer import Writer
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -155,15 +162,105 @@ def mounted(directory: str, made: list[str]) -> Listing:
         LIBC.umount2(place.encode(), 2)
 
 
+def act(top: str, line: list[str]) -> None:
+    """One change, as a payload would make it."""
+    action, path, *rest = line
+    path = os.path.join(top, path)
+    if action == "write":
+        with open(path, "w") as file:
+            file.write(rest[0])
+    elif action == "rm":
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    elif action == "setxattr":
+        os.setxattr(path, rest[0], rest[1].encode("utf-8", "surrogateescape"))
+    elif action == "hole":
+        with open(path, "w") as file:
+            file.truncate(int(rest[0]))
+    elif action == "symlink":
+        os.symlink(rest[0], path)
+    elif action in ("link", "rename"):
+        getattr(os, action)(path, os.path.join(top, rest[0]))
+    elif action == "chmod":
+        os.chmod(path, int(rest[0], 8))
+    elif action == "chown":
+        os.chown(path, *map(int, rest), follow_symlinks=False)
+    elif action == "utime":
+        os.utime(path, (int(rest[0]),) * 2)
+    else:
+        getattr(os, action)(path)
+
+
+def change(directory: str, made: list[str], script: list[list[str]]) -> tuple[str, Listing]:
+    """Make changes in an overlay; its writable layer, and what was to be seen in the end."""
+    upper, place = f"{directory}/upper", f"{directory}/place"
+    for path in (upper, place, f"{directory}/wk"):
+        os.mkdir(path)
+    shutil.copystat(made[0], upper)
+    options = f"userxattr,lowerdir={':'.join(made)},upperdir={upper},workdir={directory}/wk".encode()
+    if LIBC.mount(b"overlay", place.encode(), b"overlay", 0, options) != 0:
+        raise OSError(ctypes.get_errno(), "mount")
+    try:
+        for line in script:
+            with contextlib.suppress(OSError):
+                act(place, line)
+        return upper, list_mount(place)
+    finally:
+        LIBC.umount2(place.encode(), 2)
+
+
+def committed(request: dict[str, Any], made: list[str]) -> dict[str, object]:
+    directory = request["directory"]
+    upper, seen = change(directory, made, request["script"])
+    root = os.open(upper, DIRECTORY)
+    upper_files = Upper(root)
+    lower = Merged([os.open(path, DIRECTORY) for path in made])
+    found = [
+        {"kind": c.kind, "path": "/" + os.fsdecode(b"/".join(c.path))} for c in changes(upper_files, lower)
+    ]
+    buffer = io.BytesIO()
+    writer = Writer(buffer, limit=request.get("size", 1 << 40), latest=request.get("latest"))
+    write_changes(upper_files, lower, writer)
+    path = f"{directory}/committed"
+    os.mkdir(path)
+    top = os.open(path, DIRECTORY)
+    apply(Reader(Plain(iter([buffer.getvalue()]))), top, lower)
+    merged = Merged([top, *lower._roots])
+    result = {
+        "merged": list_merged(merged),
+        "kernel": seen,
+        "archive": buffer.getvalue().hex(),
+        "changes": found,
+    }
+    for each in (lower, merged, upper_files.files):
+        each.close()
+    for fd in (root, *merged._roots):
+        os.close(fd)
+    return result
+
+
+def exported(merged: Merged) -> str:
+    buffer = io.BytesIO()
+    write_tree(merged, Writer(buffer))
+    return buffer.getvalue().hex()
+
+
 def answer(request: dict[str, Any]) -> dict[str, object]:
     directory = request["directory"]
     try:
         made, said = apply_all(directory, [bytes.fromhex(layer) for layer in request["layers"]])
+        if "script" in request:
+            return committed(request, made)
     except LayerError as error:
         return {"error": error.message}
     roots = [os.open(path, DIRECTORY) for path in made]
     merged = Merged(roots)
-    result = {"merged": list_merged(merged), "kernel": mounted(directory, made), "applied": said}
+    result: dict[str, object] = {"merged": list_merged(merged), "applied": said}
+    result["kernel"] = mounted(directory, made)
+    if request.get("export"):
+        result["export"] = exported(merged)
     merged.close()
     for fd in roots:
         os.close(fd)

@@ -8,6 +8,7 @@ what is there is hashed again first. A digest's lock keeps two from fetching the
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -16,7 +17,7 @@ from sandbox.errors import DigestError, ImageError
 from sandbox.image.digest import Digest, VerifiedReader, digest_of
 from sandbox.image.durable import Waiting, flush, make_directory, take, try_lock
 
-__all__ = ["Blobs", "Ingest"]
+__all__ = ["Blobs", "Ingest", "New"]
 
 _CHUNK = 1 << 20
 
@@ -78,6 +79,20 @@ class Blobs:
                     ingest.write(data)
                     ingest.commit()
         return digest
+
+    @contextlib.contextmanager
+    def create(self) -> Iterator[New]:
+        """Write a blob whose digest nobody knows yet. Without `commit()` nothing is kept."""
+        make_directory(self._partial)
+        path = os.path.join(self._partial, f"new-{os.urandom(8).hex()}")
+        fd = take(path, _open_partial)
+        try:
+            new = New(self, fd, path)
+            yield new
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            os.close(fd)
 
     def all(self) -> list[Digest]:
         """Every blob there is."""
@@ -215,10 +230,7 @@ class Ingest:
         if wrong:
             self.reset()
             raise DigestError(wrong)
-        os.fsync(self._fd)
-        make_directory(os.path.dirname(self._final))
-        os.rename(self._partial, self._final)
-        flush(os.path.dirname(self._final))
+        _name(self._fd, self._partial, self._final)
         self.present = self._named = True
 
     def leave(self) -> None:
@@ -226,6 +238,43 @@ class Ingest:
         if not self._named and (self.offset == 0 or self.present):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._partial)
+
+
+class New:
+    """A blob that is being made."""
+
+    def __init__(self, blobs: Blobs, fd: int, path: str) -> None:
+        self.size = 0
+        self._blobs, self._fd, self._path = blobs, fd, path
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append *data*. Raises `OSError` when it can't be written."""
+        view = memoryview(data)
+        self._hash.update(view)
+        self.size += len(view)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    @property
+    def digest(self) -> Digest:
+        """Its sha256, so far."""
+        return Digest(f"sha256:{self._hash.hexdigest()}")
+
+    def commit(self) -> Digest:
+        """Give it its name, its sha256."""
+        digest = self.digest
+        if not self._blobs.has(digest):
+            _name(self._fd, self._path, self._blobs.path(digest))
+        return digest
+
+
+def _name(fd: int, path: str, final: str) -> None:
+    """Make a file durable and give it its name."""
+    os.fsync(fd)
+    make_directory(os.path.dirname(final))
+    os.rename(path, final)
+    flush(os.path.dirname(final))
 
 
 def _open_partial(path: str) -> int:

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import stat
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -41,6 +42,8 @@ _MAX_ANSWER = 1 << 20
 #: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP (capabilities(7)): to be any owner, and no more
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 31
 _MEMORY = 4 << 30  # bytes of RLIMIT_DATA: an archive with the most entries that are allowed needs 1 GiB
+#: for a program whose output nobody wants any more to notice that, seconds
+_PATIENCE = 5.0
 _RLIMIT_DATA, _RLIMIT_CORE = 2, 4
 _INERT = Mount.NOSUID | Mount.NODEV | Mount.CREATE
 
@@ -67,8 +70,8 @@ class Job:
         while data := stderr.read(1 << 16):
             self._said += data[: max(0, _MAX_ANSWER - len(self._said))]
 
-    def finish(self, returncode: int) -> None:
-        """It has ended: take its answer.
+    def finish(self, returncode: int, *, abandoned: bool = False) -> None:
+        """It has ended: take its answer. When it was *abandoned* it is no error that it could not write.
 
         Raises:
             LayerError: it could not do what it was to do.
@@ -85,6 +88,8 @@ class Job:
             raise ImageError(
                 f"the confined program ({self._command}) ended with {how}: {text or 'no message'}"
             )
+        if abandoned and answer.get("abandoned"):
+            return
         if "error" in answer or returncode:
             mend = answer.get("mend")
             raise LayerError(str(answer.get("error"))[:4000], mend if isinstance(mend, str) else None)
@@ -117,19 +122,30 @@ class Confined:
         for it at the end.
 
         Raises:
-            LayerError: it failed, and says why. (An error of the body goes first.)
+            LayerError: it failed, and says why; that comes before an `ImageError` of the body.
             SetupError: it could not be started.
         """
         plan = self._plan(binds)
-        null = -3  # subprocess.DEVNULL
+        null = subprocess.DEVNULL
         streams: dict[str, Any] = {"stdin": null if stdin is None else stdin}
-        streams |= {"stdout": null if stdout is None else stdout, "stderr": -1}
+        streams |= {"stdout": null if stdout is None else stdout, "stderr": subprocess.PIPE}
         argv = [_interpreter(), "-I", "-S", "-B", "-c", _START, command, json.dumps(request)]
         with running(plan, argv, backend=self._backend, **streams) as process:
             job = Job(command, process.stdout)
             ear = threading.Thread(target=job.listen, args=(process.stderr,), daemon=True)
             ear.start()
-            yield job
+            try:
+                yield job
+            except ImageError:
+                if process.stdout is not None:
+                    process.stdout.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    returncode = process.wait(_PATIENCE)
+                    ear.join()
+                    job.finish(returncode, abandoned=True)
+                raise
+            if process.stdout is not None:
+                process.stdout.close()
             returncode = process.wait()
             ear.join()
         job.finish(returncode)

@@ -25,7 +25,7 @@ from sandbox.image.manifest import (
 from sandbox.image.store import Store
 from sandbox.image.unpacked import chain_ids
 
-__all__ = ["Freed", "Reach", "prune", "reach", "remove"]
+__all__ = ["Freed", "Reach", "discard", "prune", "reach", "remove"]
 
 
 class Freed(NamedTuple):
@@ -95,6 +95,11 @@ def remove(store: Store, name: str) -> Freed:
     if descriptor is None:
         raise ImageError(f"there is no image {name}", "sandbox image ls")
     return _sweep(store, reach(store, [descriptor]), False)
+
+
+def discard(store: Store, blobs: Collection[Digest]) -> Freed:
+    """Remove those of *blobs* that no name reaches."""
+    return _sweep(store, Reach(set(blobs), set()), False) if blobs else Freed()
 
 
 def _sweep(store: Store, only: Reach | None, cache: bool) -> Freed:

@@ -15,10 +15,12 @@ from sandbox.errors import ImageError
 from sandbox.image.durable import write_file
 from sandbox.image.manifest import OCI_INDEX, Descriptor, Index, parse_manifest
 
-__all__ = ["NAME", "Refs", "to_json"]
+__all__ = ["FULL_NAME", "NAME", "Refs", "to_json"]
 
 #: The annotation that says a manifest's name (image-spec, annotations.md).
 NAME = "org.opencontainers.image.ref.name"
+#: A whole name, as containerd and docker write it beside that.
+FULL_NAME = "io.containerd.image.name"
 
 
 class Refs:

@@ -42,9 +42,10 @@ from sandbox.image.unpacked import Ids, Layer, Limits, Source, Unpacked
 from sandbox.launch.backend import Backend
 from sandbox.profile.model import User
 
-__all__ = ["Image", "Lease", "Stack", "Store"]
+__all__ = ["LAYOUT", "Image", "Lease", "Stack", "Store"]
 
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+#: the file that marks an OCI layout
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
 class Image:
@@ -136,7 +137,7 @@ class Store:
                 self._make()
         self._host = host
         self._squash = squash
-        self._limits = limits
+        self.limits = limits
         self._backend = backend
         self._unpacked: Unpacked | None = None
         #: why files do not belong to whom they should, "" when they do
@@ -146,7 +147,7 @@ class Store:
         with self.locked():
             make_directory(os.path.join(self.path, "blobs", "sha256"))
             self.refs.make()
-            write_file(os.path.join(self.path, "oci-layout"), _LAYOUT)
+            write_file(os.path.join(self.path, "oci-layout"), LAYOUT)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Hold the store's lock: for moments, and never while waiting for anything else."""
@@ -251,8 +252,13 @@ class Store:
         if self._unpacked is None:
             host, ids = self._ids()
             confined = Confined(host, ids.plan, self._backend)
-            self._unpacked = Unpacked(self.path, host, confined, ids, self._limits)
+            self._unpacked = Unpacked(self.path, host, confined, ids, self.limits)
         return self._unpacked
+
+    @property
+    def confined(self) -> Confined:
+        """What runs the programs that touch archives and other ids' files."""
+        return self.unpacked.confined
 
     def _ids(self) -> tuple[Host, Ids]:
         """Root of the images is the user, the other ids are those of /etc/subuid; without them all are the

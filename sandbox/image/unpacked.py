@@ -107,7 +107,7 @@ class Unpacked:
         self._layers = os.path.join(top, "layers")
         self._work = os.path.join(top, "work")
         self._host = host
-        self._confined = confined
+        self.confined = confined
         self._limits = limits
 
     def find(self, sources: Sequence[Source]) -> list[Layer | None]:
@@ -198,7 +198,7 @@ class Unpacked:
         binds += [Bound(layer.files, f"/lower/{n}") for n, layer in enumerate(reversed(lower))]
         request = {**self._limits._asdict(), "squash": self.ids.squash}
         with open_blob(source.blob) as blob:
-            answer = self._confined.run("unpack", request, binds, stdin=blob)
+            answer = self.confined.run("unpack", request, binds, stdin=blob)
         if answer.get("digest") != source.diff_id:
             raise DigestError(
                 f"the layer {source.blob} has another content than its image says: {answer.get('digest')} "
@@ -263,7 +263,7 @@ class Unpacked:
         known = _read_record(record).get("disk")
         if isinstance(known, int):
             return known
-        answer = self._confined.run("measure", {"digest": False}, [Bound(layer.files, "/layer")])
+        answer = self.confined.run("measure", {"digest": False}, [Bound(layer.files, "/layer")])
         found = int(answer["disk"])
         with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
             write_file(record, json.dumps({"disk": found}).encode())
@@ -319,7 +319,7 @@ class Unpacked:
             pass
         ids = _recorded_ids(record, self._host) or self.ids
         try:
-            self._confined.with_ids(ids.plan).run("remove", {}, [Bound(files, "/layer", True)])
+            self.confined.with_ids(ids.plan).run("remove", {}, [Bound(files, "/layer", True)])
         except LayerError as error:
             raise ImageError(f"cannot remove {files}: {error.message}", f"sudo rm -r {files}") from error
         except SandboxError as error:

@@ -50,7 +50,7 @@ def contents(store: Store, stack: Any) -> dict[str, str]:
     from sandbox.image.confined import Bound
 
     binds = [Bound(path, f"/lower/{n}") for n, path in enumerate(stack.lowers)]
-    with store.unpacked._confined.start("export", {"size": 1 << 30}, binds, stdout=-1) as job:
+    with store.confined.start("export", {"size": 1 << 30}, binds, stdout=-1) as job:
         assert job.stdout
         data = job.stdout.read()
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:

@@ -147,9 +147,9 @@ class Reader:
         self._skip_padding()
 
     def _skip_padding(self) -> None:
+        """Up to the next block. It may be missing at the end of an archive, as umoci 0.4 writes them."""
         pad, self._pad = self._pad, 0
-        if pad and len(self._blocks.take(pad)) < pad:
-            raise _cut_off()
+        self._blocks.take(pad)
 
     def _next(self) -> Entry | None:
         pax: dict[bytes, bytes] = {}
@@ -191,11 +191,10 @@ class Reader:
             return None
         if len(header) < _BLOCK:
             raise _cut_off()
-        given = _number(header[148:156], "checksum")
         rest = header[:148], header[156:]
-        if sum(rest[0]) + sum(rest[1]) + 256 != given:
+        if sum(rest[0]) + sum(rest[1]) + 256 != _checksum(header[148:156]):
             signed = sum(each - 256 if each > 127 else each for part in rest for each in part) + 256
-            if signed != given:
+            if signed != _checksum(header[148:156]):
                 raise LayerError("it is no tar archive, or a damaged one: a header's checksum is wrong")
         return header
 
@@ -354,6 +353,11 @@ def _number(field: bytes, what: str, *, signed: bool = False) -> int:
     elif not digits:
         return 0
     raise LayerError(f"the archive has a header whose {what} is no number")
+
+
+def _checksum(field: bytes) -> int:
+    digits = field.strip(b" \0")
+    return int(digits, 8) if digits and not digits.strip(b"01234567") else -1
 
 
 def _id(field: bytes, what: str) -> int:

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     except LayerError as error:
         answer, status = {"error": error.message, "mend": error.mend}, 1
     except BrokenPipeError:
-        answer, status = {"error": "nobody wants the rest"}, 1
+        answer, status = {"error": "what it wrote was not read to the end", "abandoned": True}, 1
     except (OSError, MemoryError) as error:
         answer, status = {"error": f"cannot {command}: {error or 'not enough memory'}"}, 1
     os.write(2, json.dumps(answer).encode() + b"\n")

@@ -87,6 +87,9 @@ class Lease:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.close()
+
 
 class Stack:
     """Unpacked layers to be mounted: `layers`, lowest first, under `ids`, for as long as `lease` is kept.

@@ -13,8 +13,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 from sandbox.errors import DigestError, ImageError, LayerError, SandboxError
 from sandbox.host.model import Host, IdMap
@@ -33,6 +33,9 @@ from sandbox.image.durable import (
 from sandbox.image.layer.removal import empty
 
 __all__ = ["Ids", "Layer", "Limits", "Source", "Unpacked", "chain_ids"]
+
+#: gives a blob as an open file
+OpenBlob = Callable[[Digest], BinaryIO]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_RECORD = 1 << 16  # bytes of layer.json and ids.json
@@ -142,7 +145,7 @@ class Unpacked:
     # --- unpacking ----------------------------------------------------------------------------------
 
     def ensure(
-        self, sources: Sequence[Source], open_blob: Any, *, waiting: Waiting | None = None
+        self, sources: Sequence[Source], open_blob: OpenBlob, *, waiting: Waiting | None = None
     ) -> list[Layer]:
         """All layers of a stack, lowest first, unpacked where they are not yet.
 
@@ -172,7 +175,7 @@ class Unpacked:
         chain_id: Digest,
         usual: bool,
         lower: Sequence[Layer],
-        open_blob: Any,
+        open_blob: OpenBlob,
         waiting: Waiting | None,
     ) -> Layer:
         with self._workplace(f"unpack-{self._key(chain_id)}", self.ids, waiting) as work:
@@ -189,7 +192,9 @@ class Unpacked:
             raise ImageError(f"the unpacked layer {key} is gone again", "sandbox image check --repair")
         return layer
 
-    def unpack(self, work: str, source: Source, lower: Sequence[Layer], open_blob: Any) -> dict[str, Any]:
+    def unpack(
+        self, work: str, source: Source, lower: Sequence[Layer], open_blob: OpenBlob
+    ) -> dict[str, Any]:
         """Unpack a layer into `files` of the directory *work*, on top of *lower*; what the child says."""
         files = os.path.join(work, "files")
         os.mkdir(files, 0o700)
@@ -215,11 +220,14 @@ class Unpacked:
     def _finish(self, work: str, key: str) -> None:
         make_directory(self._layers)
         flush_filesystem(work)
+        final = os.path.join(self._layers, key)
+        if os.path.exists(final) and self.load(key) is None:
+            self.discard(self.set_aside(key))  # damaged: nobody could use it
         try:
-            os.rename(work, os.path.join(self._layers, key))
-        except OSError as error:
+            os.rename(work, final)
+        except OSError:
             if self.load(key) is None:
-                raise ImageError(f"cannot keep the unpacked layer {key}: {error.strerror}") from error
+                raise
             return  # the same layer was unpacked on top of others meanwhile
         flush(self._layers)
 
@@ -268,6 +276,23 @@ class Unpacked:
         with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
             write_file(record, json.dumps({"disk": found}).encode())
         return found
+
+    def compare(self, key: str, sources: Sequence[Source], open_blob: OpenBlob) -> str:
+        """Unpack the last layer of a stack again, beside the unpacked layer *key*, and compare: what is
+        wrong with that, "" for nothing. Those below it must be unpacked.
+
+        Raises:
+            ImageError, SandboxError: as `ensure`.
+        """
+        lower = [layer for layer in self.find(sources[:-1]) if layer]
+        with self._workplace(f"check-{key}", self.ids) as work:
+            self.unpack(work, sources[-1], lower, open_blob)
+            paths = os.path.join(work, "files"), os.path.join(self._layers, key, "files")
+            digests = []
+            for path in paths:
+                answer = self.confined.run("measure", {"digest": True}, [Bound(path, "/layer")])
+                digests.append(answer.get("tree"))
+        return "" if digests[0] == digests[1] else "its files are not those of the image's layer"
 
     def set_aside(self, key: str) -> str:
         """Take an unpacked layer out of reach; where it is now, for `discard`. Nobody may use it: the caller,

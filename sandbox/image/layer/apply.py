@@ -11,6 +11,7 @@ A layer for which nothing had to be looked up means the same on top of any other
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -455,26 +456,27 @@ class _Applier:
 
     def _write_whiteout(self, node: Dir, name: bytes) -> None:
         """A device, or where the store is itself on an overlay, which allows none, what Linux 6.7 takes
-        instead."""
+        instead. Nothing where this layer has a file, which hides the lower one as well."""
         fd = self.tree.fd(node)
-        if self.result.whiteouts != "xattr":
-            try:
-                os.mknod(name, stat.S_IFCHR, 0, dir_fd=fd)
+        with contextlib.suppress(FileExistsError):
+            if self.result.whiteouts != "xattr" and self._make_device(fd, name):
                 self.result.whiteouts = "device"
-                return
-            except FileExistsError:
-                return  # this layer has a file there, which hides it as well
-            except PermissionError:
+            else:
                 self.result.whiteouts = "xattr"
+                file = os.open(name, _NEW, 0, dir_fd=fd)
+                try:
+                    mark(file, WHITEOUT)
+                    mark(fd, OPAQUE, b"x")
+                finally:
+                    os.close(file)
+            os.utime(name, (0, 0), dir_fd=fd, follow_symlinks=False)
+
+    def _make_device(self, fd: int, name: bytes) -> bool:
         try:
-            file = os.open(name, _NEW, 0, dir_fd=fd)
-        except FileExistsError:
-            return
-        try:
-            mark(file, WHITEOUT)
-            mark(fd, OPAQUE, b"x")
-        finally:
-            os.close(file)
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=fd)
+        except PermissionError:
+            return False
+        return True
 
 
 def _holds(node: Dir) -> bool:

@@ -173,7 +173,7 @@ def import_rootfs(
     Raises:
         LayerError: the archive is no good.
     """
-    with store.session():
+    with store.hold():
         with uncompressed(store, file) as plain:
             layer = pack(store, plain)
         step = {"created_by": "sandbox image import", **({"comment": message} if message else {})}
@@ -248,7 +248,7 @@ def commit(
     Raises:
         LayerError: there is a file that no layer can have.
     """
-    with store.session():
+    with store.hold():
         stack = store.stack(base)
         binds = [Bound(os.path.realpath(upper), "/layer"), *_lower(stack)]
         request = {"driver": driver, "size": store.limits.size, "latest": created}

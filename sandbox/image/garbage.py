@@ -2,8 +2,8 @@
 
 Removal is in two steps: under the store's lock files are taken out of reach, by name, and only those
 that nobody uses; then, without it, they are deleted. A crash in between leaves what the next
-`Unpacked.recover()` finds. Nothing goes while a session is open: somebody may be about to name what no
-name reaches yet, or to unpack a layer on top of one that nobody uses.
+`Unpacked.recover()` finds. Nothing goes while somebody holds the store: it may be about to name what no
+name reaches yet, or unpack a layer on top of one that nobody uses.
 """
 
 from __future__ import annotations

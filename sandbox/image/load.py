@@ -62,7 +62,7 @@ def load(store: Store, source: str | IO[bytes], name: str | None = None) -> list
     stem = _stem(source) if isinstance(source, str) else ""
     brought: set[Digest] = set()
     try:
-        with store.session(), contextlib.ExitStack() as stack:
+        with store.hold(), contextlib.ExitStack() as stack:
             parts: _Parts
             if isinstance(source, str) and os.path.isdir(source):
                 parts = _Directory(store, brought, source)

@@ -6,7 +6,7 @@
     leases/                          which unpacked layers are in use
 
 The layout is the truth; everything else can be made again. One lock, held for moments, guards the names
-and what is deleted because of them; `session()` is held by whoever adds what no name reaches yet, so
+and what is deleted because of them; `hold()` is held by whoever adds what no name reaches yet, so
 that it is not taken for garbage. Nothing is locked while layers are unpacked but their own places.
 """
 
@@ -156,14 +156,14 @@ class Store:
         """Hold the store's lock: for moments, and never while waiting for anything else."""
         return locked(os.path.join(self.path, "lock"))
 
-    def session(self) -> contextlib.AbstractContextManager[None]:
+    def hold(self) -> contextlib.AbstractContextManager[None]:
         """While this is held nothing is removed, even if no name reaches it yet. To be held around whatever
         adds blobs and then names them."""
         return locked(os.path.join(self.path, "sessions"), shared=True)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
-        """Whether no session is open; if so, none begins meanwhile."""
+        """Whether nobody holds the store; if so, nobody does meanwhile."""
         fd = os.open(os.path.join(self.path, "sessions"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             yield try_lock(fd)
@@ -288,7 +288,7 @@ class Store:
         """
         unpacked, sources = self.unpacked, image.sources()
         for _ in range(10):
-            with self.session():
+            with self.hold():
                 layers = unpacked.ensure(sources, self.open_blob, waiting=waiting)
                 with self.locked():
                     if all(os.path.exists(layer.files) for layer in layers):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from sandbox.image import garbage, listing
 from sandbox.image.store import Store
-from tests.image.stored import put_image
 from tests.image.layer.archives import directory, file, whiteout
+from tests.image.stored import put_image
 
 LAYERS = [
     [directory("d", uid=1, mode=0o700), file("d/x", b"1" * 5000), file("y", uid=7)],
@@ -17,7 +17,7 @@ LAYERS = [
 
 
 def pull(store: Store) -> None:
-    with store.session():
+    with store.hold():
         put_image(store, "one", LAYERS)
 
 

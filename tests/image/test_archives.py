@@ -21,8 +21,8 @@ from sandbox.image.digest import digest_of
 from sandbox.image.load import load
 from sandbox.image.save import save, save_directory
 from sandbox.image.store import Store
-from tests.image.images import put_image
 from tests.image.layer.archives import archive, directory, file, symlink, whiteout
+from tests.image.stored import put_image
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]

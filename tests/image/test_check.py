@@ -12,8 +12,8 @@ from sandbox import host as hosts
 from sandbox.image import garbage, listing
 from sandbox.image.check import check
 from sandbox.image.store import Image, Store
-from tests.image.images import put_image
 from tests.image.layer.archives import directory, file, whiteout
+from tests.image.stored import put_image
 from tests.support.needs import need
 
 pytestmark = pytest.mark.integration

@@ -20,8 +20,8 @@ from sandbox.image import garbage, listing
 from sandbox.image.compose import add_layer, commit, diff, export, import_rootfs, pack, source_date
 from sandbox.image.save import save_directory
 from sandbox.image.store import Store
-from tests.image.images import put_image
 from tests.image.layer.archives import archive, directory, file, hardlink, symlink
+from tests.image.stored import put_image
 from tests.support.needs import need
 
 pytestmark = pytest.mark.integration

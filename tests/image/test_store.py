@@ -19,8 +19,8 @@ from sandbox.image import garbage, listing
 from sandbox.image.digest import digest_of
 from sandbox.image.manifest import OCI_MANIFEST, Descriptor
 from sandbox.image.store import Store
-from tests.image.stored import put_blob, put_image
 from tests.image.layer.archives import Item, directory, file, hardlink, whiteout
+from tests.image.stored import put_blob, put_image
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
@@ -272,7 +272,7 @@ def test_what_a_sandbox_uses_stays(store: Store) -> None:
 
 
 def test_nothing_goes_while_something_comes(store: Store) -> None:
-    with store.session():
+    with store.hold():
         digest = put_blob(store, b"no name yet")
         assert garbage.prune(store).busy
     assert store.has_blob(digest)

@@ -1,7 +1,8 @@
 """Telling people how far transfers are: bars on a terminal, lines elsewhere, or nothing.
 
 A few lines at the end of the terminal are drawn over and over; what is finished moves up and stays. What is
-shown is cut and cleaned, wherever it comes from. Threads may share one.
+shown is cut and cleaned, wherever it comes from. Threads may share one. A terminal that goes away is no
+reason to end a transfer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -69,8 +71,9 @@ class Lines(Progress):
             self._write(text)
 
     def _write(self, text: str) -> None:
-        self._stream.write(printable(text) + "\n")
-        self._stream.flush()
+        with suppress(OSError):
+            self._stream.write(printable(text) + "\n")
+            self._stream.flush()
 
 
 @dataclass(slots=True)
@@ -151,8 +154,9 @@ class Bars(Progress):
         text = (f"\x1b[{self._drawn}A" if self._drawn else "") + "\r\x1b[J"
         text += "".join(f"{line}\n" for line in ([above[: width * 3]] if above else []) + lines)
         self._drawn = len(lines)
-        self._stream.write(text)
-        self._stream.flush()
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def _size(n: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
@@ -145,6 +146,19 @@ def test_lines() -> None:
         lines.end("a", "done")
         lines.end("unknown", "done")
     assert stream.getvalue() == "hel\\x1blo\naaaa: done, 2K\nunknown: done, 0 bytes\n"
+
+
+@pytest.mark.parametrize("kind", [Lines, Bars])
+def test_nobody_reads(kind: type[Lines] | type[Bars]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    stream = os.fdopen(write, "w")
+    with kind(stream) as shown:
+        shown.begin("a", "aaaa", 10)
+        shown.say("x")
+        shown.end("a", "done")
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
 
 
 def test_the_choice(

@@ -20,7 +20,15 @@ from sandbox.image.auth import Keyring
 from sandbox.image.config import Endpoint, Registries
 from sandbox.image.registry.connection import Patience
 from sandbox.image.registry.tokens import Tokens, error_text
-from sandbox.image.registry.transport import Answer, Origin, Request, Transport, Unreachable, origin_of
+from sandbox.image.registry.transport import (
+    Answer,
+    Origin,
+    Request,
+    Transport,
+    Unreachable,
+    origin_of,
+    written,
+)
 from sandbox.profile.document import printable
 from sandbox.units import format_duration
 
@@ -148,9 +156,10 @@ class Session:
     def failed(self, answer: Answer, what: str) -> RegistryError:
         """The error for an answer with another status than was hoped for; *what* says what was tried."""
         said = error_text(answer)
-        if answer.status in (401, 403):
+        origin = origin_of(answer.url)
+        where = self.endpoint.host.name if origin == self._origin else written(origin)
+        if answer.status in (401, 403) and origin == self._origin:
             return self._tokens.refused(said, answer.status)
-        where = self.endpoint.host.name
         if answer.status == 429:
             wait = _retry_after(answer.header("Retry-After"))
             when = f" for {format_duration(wait)}" if wait else ""

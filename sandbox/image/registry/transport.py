@@ -31,7 +31,7 @@ from sandbox.image.config import Host, Registries
 from sandbox.image.registry.connection import Flood, Patience, Plain, Tls, is_near
 from sandbox.profile.document import printable
 
-__all__ = ["Answer", "Body", "Origin", "Request", "Transport", "Unreachable", "origin_of"]
+__all__ = ["Answer", "Body", "Origin", "Request", "Transport", "Unreachable", "origin_of", "written"]
 
 #: Bytes that are sent, and at most read, at once.
 _BLOCK = 256 << 10
@@ -93,7 +93,7 @@ def origin_of(url: str) -> Origin:
     return parts.scheme, parts.hostname.rstrip("."), parts.port or _DEFAULT_PORTS[parts.scheme]
 
 
-def _written(origin: Origin) -> str:
+def written(origin: Origin) -> str:
     """Host and port as in a URL, and as a registry's name."""
     scheme, name, port = origin
     name = f"[{name}]" if ":" in name else name
@@ -208,7 +208,7 @@ class Transport:
         """
         origin = origin_of(request.url)
         self._check(origin)
-        where = _written(origin)
+        where = written(origin)
         manager = self._manager(origin)
         timeout = urllib3.Timeout(
             connect=self._patience.connect, read=request.seconds or self._patience.header
@@ -302,7 +302,7 @@ class Transport:
 
     def _settings(self, origin: Origin) -> Host:
         """The registry's own, for it; for others, those of `registries.toml`, or the defaults."""
-        return self.host if origin == self._origin else self._registries.host(_written(origin))
+        return self.host if origin == self._origin else self._registries.host(written(origin))
 
     def _proxied(self, proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
         try:
@@ -335,7 +335,7 @@ class Transport:
         return context
 
     def _failed(self, origin: Origin, error: Exception) -> RegistryError:
-        where = _written(origin)
+        where = written(origin)
         if isinstance(error, u3.SSLError | ssl.SSLError):
             return self._tls_failed(origin, _cause(error))
         if isinstance(error, u3.NameResolutionError):
@@ -352,7 +352,7 @@ class Transport:
         return _broken(where, error)
 
     def _tls_failed(self, origin: Origin, cause: BaseException) -> RegistryError:
-        where = _written(origin)
+        where = written(origin)
         name = self._settings(origin).name
         line = self._registries.line
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from sandbox.errors import ImageError
 from sandbox.image import strict_json
-from sandbox.profile.document import printable
+from sandbox.words import printable
 
 __all__ = ["TIMEOUT", "HelperError", "Secret", "ask"]
 

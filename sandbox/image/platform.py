@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandbox.errors import ImageError
-from sandbox.profile.document import printable
+from sandbox.words import printable
 
 if TYPE_CHECKING:
     from sandbox.image.manifest import Descriptor

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
-from sandbox.profile.document import printable
 from sandbox.units import format_size
+from sandbox.words import printable
 
 __all__ = ["Bars", "Lines", "Progress", "open_progress"]
 

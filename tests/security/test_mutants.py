@@ -124,10 +124,7 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "mutant",
-    [
-        pytest.param(each, id=each.defence, marks=pytest.mark.as_root if each.as_root else ())
-        for each in ALL
-    ],
+    [pytest.param(each, id=each.defence, marks=pytest.mark.as_root if each.as_root else ()) for each in ALL],
 )
 def test_a_defence_that_is_gone_is_noticed(mutant: Mutant, tmp_path: Path, compiler: Compiler) -> None:
     if mutant.as_root:

@@ -29,8 +29,8 @@ from sandbox.image.registry.transport import (
     origin_of,
     written,
 )
-from sandbox.profile.document import printable
 from sandbox.units import format_duration
+from sandbox.words import printable
 
 __all__ = ["Context", "Retry", "Session", "Stop", "Stopped"]
 

@@ -21,7 +21,7 @@ from sandbox.image import strict_json
 from sandbox.image.auth import Credentials, Keyring
 from sandbox.image.config import Endpoint
 from sandbox.image.registry.transport import Answer, Request, origin_of
-from sandbox.profile.document import printable
+from sandbox.words import printable
 
 __all__ = ["Challenge", "Tokens", "error_text", "parse_challenges"]
 

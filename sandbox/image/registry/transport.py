@@ -29,7 +29,7 @@ from urllib3 import exceptions as u3
 from sandbox.errors import RegistryError
 from sandbox.image.config import Host, Registries
 from sandbox.image.registry.connection import Flood, Patience, Plain, Tls, is_near
-from sandbox.profile.document import printable
+from sandbox.words import printable
 
 __all__ = ["Answer", "Body", "Origin", "Request", "Transport", "Unreachable", "origin_of", "written"]
 

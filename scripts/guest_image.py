@@ -136,7 +136,9 @@ def make(root: Path, target: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="making-", dir=target.parent))
     try:
         site, fresh = scratch / "site", scratch / "disk"
-        environment.install(sys.executable, site, environment.requirements(root, "tests"), *PIP_OPTIONS)
+        # Without markers: pip would judge them by the Python that runs it.
+        wanted = [line.partition(";")[0] for line in environment.requirements(root, "tests")]
+        environment.install(sys.executable, site, wanted, *PIP_OPTIONS)
         build(root, scratch, site, fresh)
         fresh.chmod(0o444)
         with fresh.open("rb") as file:

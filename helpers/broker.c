@@ -159,6 +159,15 @@ static void tell_taken(int to, const struct plan *plan)
         return; /* the broker is gone */
 }
 
+static void drop(struct made_ahead *ahead)
+{
+    int error = errno;
+
+    init_abandon(&ahead->init);
+    box_remove(&ahead->box);
+    errno = error;
+}
+
 static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
 {
     struct made_ahead ahead = {.plan_fd = -1,
@@ -187,14 +196,17 @@ static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
     if (broker->seen && box_make(&ahead.scope, &ahead.box, &failure) == 0)
         init_clone(broker->namespaces, NULL, NULL, ahead.box.run, &ahead.init, &failure);
     if (receive(&request) < 0) {
-        init_abandon(&ahead.init);
-        box_remove(&ahead.box);
+        drop(&ahead);
         _exit(EXIT_OURS);
     }
-    if (place(&request, &ahead, &taken) < 0)
+    if (place(&request, &ahead, &taken) < 0) {
+        drop(&ahead);
         give_up(&request, "cannot arrange descriptors", errno, "raise the limit on open files (ulimit -n)");
-    if (plan_read(ahead.plan_fd, &plan, &why) < 0)
+    }
+    if (plan_read(ahead.plan_fd, &plan, &why) < 0) {
+        drop(&ahead);
         give_up(&request, why, EINVAL, "");
+    }
     tell_taken(taken, &plan);
     _exit(supervisor_main(&plan, &ahead));
 }

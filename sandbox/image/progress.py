@@ -148,7 +148,7 @@ class Bars(Progress):
             size = os.get_terminal_size(self._stream.fileno())
         except (OSError, ValueError):
             size = os.terminal_size((80, 24))
-        width, rows = max(size.columns - 1, 10), max(size.lines - 2, 1)
+        width, rows = max((size.columns or 80) - 1, 10), max((size.lines or 24) - 2, 1)  # 0: it doesn't know
         lines = [task.line(width, self._last) for task in list(self._tasks.values())[:rows]]
         # up to the first of our lines, and clear from there to the end
         text = (f"\x1b[{self._drawn}A" if self._drawn else "") + "\r\x1b[J"

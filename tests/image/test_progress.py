@@ -124,6 +124,15 @@ def test_it_fits_the_terminal(
         assert len(screen(data, columns)) == max(rows - 2, 1)
 
 
+def test_a_terminal_that_does_not_know_its_size(
+    terminal: Callable[..., tuple[TextIO, Callable[[], str]]],
+) -> None:
+    stream, written = terminal(0, 0)
+    with Bars(stream) as bars:
+        bars.begin("a", "aaaa", 10)
+        assert "[>" in screen(written(), 80)[0]
+
+
 def test_odd_calls_do_no_harm(terminal: Callable[..., tuple[TextIO, Callable[[], str]]]) -> None:
     stream, written = terminal()
     with Bars(stream) as bars:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -549,23 +550,52 @@ def test_an_index_with_thousands_of_manifests(
         pull(parse_reference(f"{hostile.name}/x"), image_store, "all", options(hostile.name))
 
 
-def test_a_full_disk(
-    hostile: Scripted,
-    options: Make,
-    image_store: DirectoryStore,
-    large: Made,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from tests.image.images import FileIngest
+FULL = """
+import os, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from sandbox.errors import SandboxError
+from sandbox.image.config import Host, Registries
+from sandbox.image.pull import pull
+from sandbox.image.reference import parse_reference
+from sandbox.image.transfer import Options
+from tests.image.images import DirectoryStore
+name, directory = sys.argv[2:]
+options = Options(Registries("", {name: Host(name, tls="off")}))
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "small", directory], check=True)
+ballast = Path(directory, "ballast")
+ballast.write_bytes(bytes(1_700_000))
+for turn in range(2):
+    try:
+        pull(parse_reference(name + "/x"), DirectoryStore(Path(directory)), None, options)
+        print("pulled")
+    except SandboxError as error:
+        print(error)
+        ballast.unlink()
+"""
 
-    def full(self: FileIngest, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(FileIngest, "write", full)
+def test_a_full_disk(hostile: Scripted, large: Made, need: Callable[..., None], tmp_path: Path) -> None:
+    """What came is kept, and gone on from when there is room."""
+    need("userns")
+    layer = large.layers[0]
+    data = large.blobs[layer.digest]
     hostile.serve(large)
-    with pytest.raises(ImageError, match="no space is left") as caught:
-        pull(parse_reference(f"{hostile.name}/x"), image_store, None, options(hostile.name))
-    assert caught.value.mend == "sandbox image prune"
+    hostile.on(f"GET /v2/x/blobs/{layer.digest}", lambda exchange: ranged(exchange, data))
+    root = Path(__file__).resolve().parents[2]
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    done = subprocess.run(
+        [*unshare, sys.executable, "-c", FULL, root, hostile.name, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    said, mend, end = done.stdout.splitlines() or [done.stderr] * 3
+    assert said.startswith(f"no space is left for {hostile.name}/x:latest; what came is kept")
+    assert (mend, end) == ("  mend: sandbox image prune", "pulled")
+    first, second = hostile.asked(f"GET /v2/x/blobs/{layer.digest}")
+    assert "Range" not in first.headers
+    assert int(second.headers["Range"].removeprefix("bytes=").rstrip("-")) > 200_000
 
 
 def test_the_first_failure_ends_the_other_layers(

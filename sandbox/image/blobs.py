@@ -73,11 +73,9 @@ class Blobs:
         """Store *data*; its digest."""
         digest = digest_of(data)
         if not self.has(digest):
-            with self.ingest(digest, len(data)) as ingest:
-                if not ingest.present:
-                    ingest.reset()
-                    ingest.write(data)
-                    ingest.commit()
+            with self.create() as new:
+                new.write(data)
+                new.commit()
         return digest
 
     @contextlib.contextmanager

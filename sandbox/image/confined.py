@@ -9,9 +9,11 @@ checked like any other input.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
+import py_compile
 import stat
 import subprocess
 import sys
@@ -125,6 +127,7 @@ class Confined:
             LayerError: it failed, and says why; that comes before an `ImageError` of the body.
             SetupError: it could not be started.
         """
+        _compile()
         plan = self._plan(binds)
         null = subprocess.DEVNULL
         streams: dict[str, Any] = {"stdin": null if stdin is None else stdin}
@@ -233,6 +236,19 @@ def _prefixes() -> list[str]:
         if not path.startswith(tuple(f"{tree}/" for tree in HOST_TREES)) and path not in HOST_TREES
     ]
     return [path for path in outside if not any(path.startswith(f"{other}/") for other in outside)]
+
+
+@functools.cache
+def _compile() -> None:
+    """Leave compiled modules beside the worker's sources, where there are none: it can't itself, and would
+    compile them at each start."""
+    if sys.dont_write_bytecode:
+        return
+    top = os.path.join(_packages()["sandbox"], "image", "layer")
+    for name in os.listdir(top):
+        source = os.path.join(top, name)
+        if name.endswith(".py") and not os.path.exists(importlib.util.cache_from_source(source)):
+            py_compile.compile(source, quiet=2)
 
 
 def _packages() -> dict[str, str]:

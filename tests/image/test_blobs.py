@@ -13,6 +13,7 @@ import pytest
 from sandbox.errors import DigestError, ImageError
 from sandbox.image.blobs import Blobs
 from sandbox.image.digest import digest_of
+from tests.support.needs import need
 
 DATA = os.urandom(300_000)
 DIGEST = digest_of(DATA)
@@ -159,3 +160,40 @@ def test_small_ones_in_one_go(blobs: Blobs) -> None:
     assert blobs.read(digest, 10) == b"{}"
     assert blobs.put(b"") == digest_of(b"")
     assert blobs.read(digest_of(b""), 10) == b""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A tmpfs of a megabyte: what fits stays, and is gone on with when there is room."""
+    need("userns", "plain user")
+    program = f"""if True:
+        import os, sys
+        sys.path.insert(0, {os.getcwd()!r})
+        from sandbox.errors import ImageError
+        from sandbox.image.digest import digest_of
+        from sandbox.image.store import Store
+        store = Store(sys.argv[1] + "/store")
+        data = os.urandom(900_000)
+        filler = sys.argv[1] + "/filler"
+        open(filler, "wb").write(bytes(500_000))
+        try:
+            with store.ingest(digest_of(data), len(data)) as ingest: ingest.write(data)
+        except OSError as error: print(error.strerror, 0 < ingest.offset < len(data))
+        try: store.put_blob(os.urandom(300_000))
+        except ImageError as error: print(error)
+        os.unlink(filler)
+        with store.ingest(digest_of(data), len(data)) as ingest:
+            print(ingest.offset > 0)
+            ingest.write(data[ingest.offset:])
+            ingest.commit()
+        print(len(store.blobs.all()), len(store.blobs.partials()))
+        """
+    command = 'mount -t tmpfs -o size=1m none "$0" && exec "$@" "$0"'
+    argv = ["unshare", "-Urm", "sh", "-c", command, tmp_path, sys.executable, "-c", program]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "No space left on device True",
+        "cannot store a blob: No space left on device",
+        "  mend: free some space: sandbox image prune",
+        "True",
+        "1 0",
+    ], done.stderr

@@ -52,14 +52,16 @@ Change = Callable[..., str]
 def change(store: Store, tmp_path: Path) -> Change:
     """`change(image, script)` runs a shell script in an overlay of the image; where its changes are."""
 
-    def run(image: Any, script: str, name: str = "1") -> str:
+    def run(
+        image: Any, script: str, name: str = "1", mount: str = "mount -t overlay none -o userxattr,"
+    ) -> str:
         top = tmp_path / "overlay" / name
         for part in ("upper", "work", "mount"):
             (top / part).mkdir(parents=True)
         with store.stack(image).lease:
             lower = ":".join(store.stack(image).lowers)
-            options = f"userxattr,lowerdir={lower},upperdir={top}/upper,workdir={top}/work"
-            line = f"mount -t overlay none -o {options} {top}/mount && cd {top}/mount && {script}"
+            options = f"lowerdir={lower},upperdir={top}/upper,workdir={top}/work"
+            line = f"{mount}{options} {top}/mount && cd {top}/mount && {script}"
             subprocess.run([*UNSHARE, "sh", "-ec", line], check=True)
         return str(top / "upper")
 
@@ -194,6 +196,17 @@ def test_a_name_that_no_layer_can_have(store: Store, change: Change) -> None:
     with pytest.raises(LayerError, match=r"named etc/\.wh\.x"):
         commit(store, base, change(base, "touch etc/.wh.x"), "bad:1")
     assert store.get_ref("bad:1") is None
+
+
+def test_changes_made_through_fuse_overlayfs(store: Store, change: Change, tmp_path: Path) -> None:
+    need("fuse", "fuse-overlayfs")
+    base = put_image(store, "base:1", [BASE])
+    script = SCRIPT + "rm -r etc; mkdir etc; echo mine > etc/mine; cd /; umount $OLDPWD"
+    upper = change(base, script, mount="fuse-overlayfs -o ")
+    image = commit(store, base, upper, "next:1", driver="fuse-overlayfs")
+    found = members(exported(store, image, tmp_path))
+    assert sorted(found) == [".", "bin", "bin/file", "dir", "dir/sym", "etc", "etc/mine", "new", "tmp"]
+    assert not any("fuseoverlayfs" in key for info in found.values() for key in info.pax_headers)
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "plain"])

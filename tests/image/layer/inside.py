@@ -4,6 +4,8 @@ One request a line on stdin, {"directory": path, "layers": [hexadecimal archive,
 answer a line: {"error": text} or {"merged": listing, "kernel": listing, "applied": [...]}. The second
 listing is of a kernel overlay of the layers.
 
+With "nested" all of that is done on an overlay, as in a container.
+
 With "script", changes are made in a writable overlay of the layers, committed, and applied on top: then
 "kernel" is what that overlay showed, and "merged" what all layers show, without it.
 """
@@ -247,8 +249,25 @@ def exported(merged: Merged) -> str:
     return buffer.getvalue().hex()
 
 
+def nested(directory: str) -> str:
+    """A directory that is itself on an overlay."""
+    for name in ("low", "up", "wk", "in"):
+        os.mkdir(f"{directory}/{name}")
+    options = f"userxattr,lowerdir={directory}/low,upperdir={directory}/up,workdir={directory}/wk".encode()
+    place = f"{directory}/in"
+    if LIBC.mount(b"overlay", place.encode(), b"overlay", 0, options) != 0:
+        raise OSError(ctypes.get_errno(), "mount")
+    return place
+
+
 def answer(request: dict[str, Any]) -> dict[str, object]:
     directory = request["directory"]
+    if request.get("nested"):
+        request = {**request, "directory": nested(directory), "nested": False}
+        try:
+            return answer(request)
+        finally:
+            LIBC.umount2(request["directory"].encode(), 2)
     try:
         made, said = apply_all(directory, [bytes.fromhex(layer) for layer in request["layers"]])
         if "script" in request:

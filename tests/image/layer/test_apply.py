@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -23,6 +24,11 @@ def tree(answer: dict[str, Any]) -> dict[str, Any]:
         )
     del found[""]
     return found
+
+
+def need_kernel(*version: int) -> None:
+    if tuple(map(int, os.uname().release.split(".")[:2])) < version:
+        pytest.skip(f"Linux {version[0]}.{version[1]}")
 
 
 # --- five legal layers on which today's tools disagree -----------------------------------------------
@@ -115,6 +121,24 @@ def test_a_whiteout_without_a_name(stack: Any, name: str) -> None:
 
 def test_nothing_is_below_a_whiteout(stack: Any) -> None:
     assert "below a whiteout" in check(stack, [[directory("d")], [file("d/.wh.x/y")]])["error"]
+
+
+def test_on_an_overlay_whiteouts_are_attributes(stack: Any) -> None:
+    """As in a container whose own root is one: no device can be made there (Linux 6.7 for the others)."""
+    need_kernel(6, 7)
+    lower = [directory("d"), file("d/old"), file("d/kept"), file("x"), directory("e"), file("e/old")]
+    upper = [
+        whiteout("x"),
+        whiteout("d/old"),
+        whiteout("e"),
+        directory("e"),
+        file("e/new"),
+        whiteout("e/none"),
+    ]
+    answer = check(stack, [lower, upper], nested=True)
+    assert tree(answer) == {"/d": "0o755", "/d/kept": "", "/e": "0o755", "/e/new": ""}
+    assert [each["whiteouts"] for each in answer["applied"]] == ["", "xattr"]
+    assert check(stack, [lower, upper])["applied"][1]["whiteouts"] == "device"
 
 
 # --- names, links, types --------------------------------------------------------------------------------

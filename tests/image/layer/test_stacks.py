@@ -22,10 +22,10 @@ def as_json(listing: dict[str, list[Any]]) -> dict[str, list[Any]]:
     }
 
 
-def check(stack: Any, layers: Layers) -> dict[str, Any]:
+def check(stack: Any, layers: Layers, **options: Any) -> dict[str, Any]:
     """Both views are what the model says; or both sides refuse."""
     model = Model()
-    answer: dict[str, Any] = stack(*layers)
+    answer: dict[str, Any] = stack(*layers, **options)
     assert not answer.get("error", "").startswith("FAILED"), answer["error"]
     try:
         for layer in layers:

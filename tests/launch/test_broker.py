@@ -256,7 +256,8 @@ from sandbox.launch.broker import BROKERED
 where = sys.argv[1]
 def look():
     mounts = {where: {"source": where, "mode": "ro"}}
-    return sandbox.run(["ls", where], profile="base", mounts=mounts, capture_output=True, text=True)
+    text = {"capture_output": True, "text": True}
+    return sandbox.run(["ls", where], profile="base", cwd="/usr", mounts=mounts, **text)
 look(), look()
 pid = BROKERED._broker._child.pid
 children = lambda p: open(f"/proc/{p}/task/{p}/children").read().split()

@@ -14,7 +14,107 @@ CLIENT = "sandbox/image/registry/client.py"
 HERE = "tests/image/registry/"
 PULL = "tests/image/test_pull.py"
 
+APPLY = "sandbox/image/layer/apply.py"
+LAYERS = "tests/image/layer/"
+STORE = "tests/image/test_store.py"
+
 MUTANTS = [
+    one(
+        "an archive's names stay below the root",
+        "sandbox/image/layer/names.py",
+        "            if not resolved:\n",
+        "            if not resolved and not name:\n",
+        LAYERS + "test_names.py",
+        "leads_out",
+    ),
+    one(
+        "devices are not made",
+        APPLY,
+        '            "char": self._device,',
+        '            "char": self._fifo,',
+        LAYERS + "test_apply.py",
+        "devices_are_left_out",
+    ),
+    one(
+        "attributes that a driver would obey are left out",
+        "sandbox/image/layer/attributes.py",
+        "        if not wanted or name.startswith(DRIVERS) or (squash and name.startswith(_ACL)):",
+        "        if not wanted or (squash and name.startswith(_ACL)):",
+        LAYERS + "test_apply.py",
+        "would_fool_a_driver",
+    ),
+    one(
+        "what was replaced does not come back",
+        APPLY,
+        "            made.opaque = True\n",
+        "            made.opaque = False\n",
+        LAYERS + "test_apply.py",
+        "between_two_directories",
+    ),
+    one(
+        "an archive's entries are counted",
+        "sandbox/image/layer/tar.py",
+        "            if self.count > self._limits.entries:",
+        "            if self.count > self._limits.entries << 20:",
+        LAYERS + "test_tar.py",
+        "test_limits",
+    ),
+    one(
+        "bombs end",
+        "sandbox/image/layer/compress.py",
+        "        if made > self.floor and made > self.ratio * read:",
+        "        if made > self.floor << 20 and made > self.ratio * read:",
+        LAYERS + "test_compress.py",
+        "bomb",
+    ),
+    one(
+        "a layer has the diffID that its image says",
+        "sandbox/image/unpacked.py",
+        '        if answer.get("digest") != source.diff_id:',
+        '        if not answer.get("digest"):',
+        STORE,
+        "not_what_its_image_says",
+    ),
+    one(
+        "a blob has the digest that names it",
+        "sandbox/image/blobs.py",
+        "        elif found != self._digest.hex:",
+        "        elif not found:",
+        "tests/image/test_blobs.py",
+        "something_else_gets_no_name",
+    ),
+    one(
+        "what a sandbox uses is not removed",
+        "sandbox/image/garbage.py",
+        "        if key in used:",
+        "        if key in used and not key:",
+        STORE,
+        "uses_stays",
+    ),
+    one(
+        "nothing is removed while images are added",
+        "sandbox/image/garbage.py",
+        "        if not alone:",
+        "        if not alone and only:",
+        STORE,
+        "nothing_goes_while",
+    ),
+    one(
+        "the confined child has no network",
+        "sandbox/image/confined.py",
+        "            namespaces=sum(CLONE.values()),",
+        '            namespaces=sum(CLONE.values()) - CLONE["net"],',
+        "tests/image/test_confined.py",
+        "what_it_can_reach",
+    ),
+    one(
+        "the lower layers can't be written by the confined child",
+        "sandbox/image/confined.py",
+        "        flags = _INERT if bound.writable else readonly",
+        "        flags = _INERT if bound.inside else readonly",
+        "tests/image/test_confined.py",
+        "what_it_can_reach",
+    ),
     one(
         "authorization stays with the registry",
         SESSION,

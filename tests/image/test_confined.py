@@ -149,7 +149,7 @@ def test_what_it_can_reach(child: Confined, layer: Path) -> None:
         print(sorted(os.listdir("/")))
         for path in ("/home", "/root", "/etc/passwd", "/proc/self", "/dev/null", "/sys", "/run", "/var"):
             if os.path.exists(path): print("sees", path)
-        for path in ("/usr/x", "/app/sandbox/x"):
+        for path in ("/usr/x", "/app/sandbox/x", "/lower/0/x"):
             try: open(path, "w")
             except OSError as error: print(path, error.errno)
         print([name for _, name in socket.if_nameindex()])
@@ -157,7 +157,10 @@ def test_what_it_can_reach(child: Confined, layer: Path) -> None:
         except OSError as error: print(error.errno)
         print(os.getuid(), os.getgid(), os.listdir("/layer"))
         """
-    plan = child._plan([Bound(str(layer), "/layer", True)])
+    lower = layer.parent / "lower"
+    lower.mkdir(0o777)
+    lower.chmod(0o777)
+    plan = child._plan([Bound(str(layer), "/layer", True), Bound(str(lower), "/lower/0")])
     argv = [module._interpreter(), "-I", "-S", "-c", program]
     with running(plan, argv, stdin=-3, stdout=-1, stderr=-1) as process:
         out, err = process.communicate()
@@ -165,8 +168,8 @@ def test_what_it_can_reach(child: Confined, layer: Path) -> None:
     assert err == b""
     assert "sees" not in out.decode()
     assert not {"home", "root", "proc", "dev"} & set(eval(lines[0]))
-    assert lines[1:3] == ["/usr/x 30", "/app/sandbox/x 30"]
-    assert lines[3:] == ["['lo']", "101", "0 0 []"]
+    assert lines[1:4] == ["/usr/x 30", "/app/sandbox/x 30", "/lower/0/x 30"]
+    assert lines[4:] == ["['lo']", "101", "0 0 []"]
 
 
 @pytest.mark.parametrize(

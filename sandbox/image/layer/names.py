@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sandbox import words
 from sandbox.errors import LayerError
 
 __all__ = ["NAME_MAX", "OPAQUE", "PATH_MAX", "WHITEOUT", "clean", "printable", "steps"]
@@ -15,8 +16,7 @@ NAME_MAX, PATH_MAX = 255, 4096
 
 def printable(name: bytes) -> str:
     """*name* for a message: on one line, without what a terminal obeys, and not endless."""
-    text = name.decode("utf-8", "backslashreplace")
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    shown = words.printable(name.decode("utf-8", "surrogateescape"), keep="")
     return shown if len(shown) <= 160 else f"{shown[:120]}…{shown[-30:]}"
 
 

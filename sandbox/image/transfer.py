@@ -186,7 +186,7 @@ def in_parallel(jobs: Iterable[Callable[[], None]], threads: int, session: Sessi
             failed.append(error)
             end()
 
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(left)))]
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(max(threads, 1), len(left)))]
     try:
         for worker in workers:
             worker.start()

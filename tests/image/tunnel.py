@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -18,11 +20,11 @@ class Tunnel:
 
 
 @contextmanager
-def tunnel(target: int) -> Iterator[Tunnel]:
-    """Run one."""
+def tunnel(target: int, tls: tuple[Path, Path] | None = None) -> Iterator[Tunnel]:
+    """Run one; *tls* is the certificate and key of one that is spoken to by TLS itself."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = Tunnel(server.getsockname()[1])
-        thread = threading.Thread(target=_serve, args=(server, found, target), daemon=True)
+        thread = threading.Thread(target=_serve, args=(server, found, target, tls), daemon=True)
         thread.start()
         try:
             yield found
@@ -31,12 +33,17 @@ def tunnel(target: int) -> Iterator[Tunnel]:
             thread.join()
 
 
-def _serve(server: socket.socket, found: Tunnel, target: int) -> None:
+def _serve(server: socket.socket, found: Tunnel, target: int, tls: tuple[Path, Path] | None) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if tls:
+        context.load_cert_chain(*tls)
     while True:
         try:
             client, _ = server.accept()
         except OSError:
             return
+        if tls:
+            client = context.wrap_socket(client, server_side=True)
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += client.recv(1)

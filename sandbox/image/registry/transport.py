@@ -258,7 +258,7 @@ class Transport:
     def _connected(self, connection: Any) -> None:
         """Called by a new connection, before anything is sent over it."""
         sock = connection.sock
-        self._sockets.add(sock)
+        self._sockets.add(getattr(sock, "socket", sock))  # TLS within a proxy's TLS has it inside
         if self._aborted:
             connection.close()
             raise OSError("aborted")

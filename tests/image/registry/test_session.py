@@ -601,6 +601,7 @@ def test_proxies_that_can_not_be_used(
     assert caught.value.mend
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 def test_through_a_tunnel(
     options: Make,
     image_store: DirectoryStore,
@@ -608,6 +609,7 @@ def test_through_a_tunnel(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     no_credentials: None,
+    scheme: str,
 ) -> None:
     """HTTPS goes through CONNECT: the proxy sees the host, and no header of ours."""
     from tests.image.tunnel import tunnel
@@ -615,8 +617,13 @@ def test_through_a_tunnel(
     ca, certificate, key = authority(tmp_path / "ca", "registry.example")
     with scripted(tls=(certificate, key)) as registry:
         registry.serve(made)
-        with tunnel(int(registry.name.partition(":")[2])) as proxy:
-            monkeypatch.setenv("https_proxy", f"http://me:pw@localhost:{proxy.port}")
+        proxy_tls = None
+        if scheme == "https":
+            proxy_ca, *files = authority(tmp_path / "proxy")
+            proxy_tls = (files[0], files[1])
+            monkeypatch.setenv("SSL_CERT_FILE", str(proxy_ca))
+        with tunnel(int(registry.name.partition(":")[2]), proxy_tls) as proxy:
+            monkeypatch.setenv("https_proxy", f"{scheme}://me:pw@localhost:{proxy.port}")
             settings = options(Host("registry.example", ca=str(ca)))
             pull(parse_reference("registry.example/x"), image_store, None, settings)
             assert has_all(image_store, made)

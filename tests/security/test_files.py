@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,10 @@ while True:
     with sandbox.Sandbox("base") as box:
         process = box.popen([PYTHON, "-I", "-S", "-c", swap])
         seen = set()
-        for _ in range(200):
+        end = time.monotonic() + 60
+        tries = 0
+        while tries < 200 or (b"box" not in seen and time.monotonic() < end):
+            tries += 1
             try:
                 seen.add(box.read_file("/tmp/a/x"))
             except OSError:

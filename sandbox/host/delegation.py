@@ -294,10 +294,10 @@ def _named(here: Machine, parent: str) -> Cgroup:
     if path != here.mount and not path.startswith(here.mount + "/"):
         return refuse(f"{parent} is not below {here.mount}, where cgroup v2 is mounted", other)
     if not os.path.isdir(here.root + path):
-        return refuse(f"{parent} does not exist", f"sudo mkdir {parent}   (and see `sandbox doctor`)")
+        return refuse(f"{parent} does not exist", prepare(here.uid, path))
     place = _look_at(here, path)
     if place is None:
-        return refuse(f"{parent} is not ours to write to", prepare(here.uid, parent))
+        return refuse(f"{parent} is not ours to write to", prepare(here.uid, f"{here.mount}/sandbox"))
     if place.occupied:
         return refuse(*_occupied(place))
     if not own or not os.access(f"{here.root}{_common(own, path)}/cgroup.procs", os.W_OK):

@@ -51,7 +51,7 @@ def operations(profile: Profile, host: Host, invocation: Invocation, account: Ac
         *_trees(invocation),
         *_etc(profile, invocation, account),
         *_dev(),
-        *_proc(),
+        *_proc(profile),
         *_sys(profile, host),
         *_scratch(profile, invocation, account),
     ]
@@ -194,8 +194,13 @@ def _dev() -> Iterator[Operation]:
     yield Mqueue(dst="/dev/mqueue", flags=_INERT | _MADE)
 
 
-def _proc() -> Iterator[Operation]:
+def _proc(profile: Profile) -> Iterator[Operation]:
+    """A payload that makes sandboxes sees all of it: the kernel lets a fresh proc be mounted only by who
+    does (mount_too_revealing(), fs/namespace.c). The files that change anything are root's, and no id
+    inside is root outside."""
     yield Proc(dst="/proc", flags=_INERT | _MADE)
+    if profile.process.nested:
+        return
     for name in tables.PROC_MASKED:
         yield Mask(dst=f"/proc/{name}", flags=Mount.OPTIONAL | Mount.STRICT)
     for name in tables.PROC_READONLY:

@@ -423,7 +423,7 @@ _PROCESS = (
         "process.nested",
         Flag(),
         False,
-        "Whether sandboxes can be made inside.",
+        "Whether sandboxes can be made inside, which takes a whole /proc and a cgroup to divide.",
         narrows=narrows.to(True, False),
     ),
     Setting(

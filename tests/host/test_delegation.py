@@ -281,7 +281,7 @@ def test_a_prepared_directory(root: Path) -> None:
         ("/srv/judge", "not below /sys/fs/cgroup", "name one below"),
         ("judge", "not an absolute path", "name one below"),
         ("/sys/fs/cgroup/../../srv", "not below", "name one below"),
-        ("/sys/fs/cgroup/missing", "does not exist", "sudo mkdir"),
+        ("/sys/fs/cgroup/missing", "does not exist", "sudo mkdir -p /sys/fs/cgroup/missing"),
         ("/sys/fs/cgroup/roots", "not ours to write to", "sudo chown 1000"),
         ("/sys/fs/cgroup/full", "has processes in it (8)", "/full/main"),
         ("/sys/fs/cgroup/judge", "can't be entered from /sys/fs/cgroup/elsewhere", "echo $$ | sudo tee"),

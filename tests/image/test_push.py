@@ -294,6 +294,26 @@ def test_a_damaged_blob_is_not_passed_on(
     assert not hostile.asked("PUT /v2/x/manifests/.*")
 
 
+def test_a_registry_that_wants_larger_chunks(
+    hostile: Scripted, options: Make, image_store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sandbox.image.registry import upload as module
+
+    monkeypatch.setattr(module, "CHUNK", 10_000)
+    uploads = Uploads(hostile, largest=400_000)
+
+    def start(exchange: Exchange) -> None:
+        uploads.sessions += 1
+        uploads.data = b""
+        location = f"/session/{uploads.sessions}?state=x"
+        exchange.reply(202, headers={"Location": location, "OCI-Chunk-Min-Length": "400000"})
+
+    hostile.on(r"POST /v2/x/blobs/uploads/.*", start)
+    digest, data = upload(hostile, options, image_store, 1_000_000)
+    assert uploads.done[digest] == data
+    assert [len(each.body) for each in hostile.asked("PATCH .*")] == [400_000, 400_000, len(data) - 800_000]
+
+
 def test_a_real_registry_takes_chunks(
     registry: Start,
     options: Make,

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Literal
 from urllib.parse import urlencode
 
@@ -164,6 +165,35 @@ class _Whole(io.RawIOBase):
         super().close()
 
 
+class _Part(io.RawIOBase):
+    """The bytes of a blob from *begin* up to *end*; only the registry can verify them, when it has all."""
+
+    def __init__(self, session: Session, blob: Outgoing, begin: int, end: int) -> None:
+        super().__init__()
+        self._stop = session.context.stop
+        self._blob = blob
+        self._at, self._end = begin, end
+        self._source = _opened(blob)
+        self._source.seek(begin)
+
+    def read(self, size: int = -1, /) -> bytes:
+        self._stop.check()
+        left = self._end - self._at
+        try:
+            data = self._source.read(left if size < 0 else min(size, left))
+        except OSError as error:
+            raise _unreadable(self._blob, error) from None
+        if left and not data:
+            raise DigestError(f"{self._blob.digest} ends after {self._at} of {self._blob.size} bytes")
+        self._at += len(data)
+        self._blob.at(self._at)
+        return data
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
 def _opened(blob: Outgoing) -> IO[bytes]:
     try:
         return blob.open()
@@ -221,20 +251,15 @@ class _Chunks:
 
     def _patch(self, location: str, offset: int, chunk: int) -> tuple[str, int]:
         """Send what begins at *offset*; where to go on, and from which offset."""
-        with _opened(self._blob) as file:
-            try:
-                file.seek(offset)
-                data = file.read(min(chunk, self._blob.size - offset))
-            except OSError as error:
-                raise _unreadable(self._blob, error) from None
-        end = offset + len(data)
+        end = min(offset + chunk, self._blob.size)
         headers = {
             "Content-Type": "application/octet-stream",
-            "Content-Length": str(len(data)),
+            "Content-Length": str(end - offset),
             "Content-Range": f"{offset}-{end - 1}",
         }
         scopes, seconds = push_scope(self._session), self._session.context.patience.commit
-        request = Request("PATCH", location, headers, scopes, lambda: io.BytesIO(data), seconds, again=False)
+        body = partial(_Part, self._session, self._blob, offset, end)
+        request = Request("PATCH", location, headers, scopes, body, seconds, again=False)
         with self._session.ask(request) as answer:
             if answer.status not in (202, 204):
                 raise self._session.failed(answer, f"pushing a chunk of {self._blob.digest}")

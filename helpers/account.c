@@ -295,10 +295,11 @@ void account_answer(struct supervisor *s, const struct message *usage)
     struct counters now;
 
     box_read(&s->box, &now);
-    if (!(usage->e & USAGE_UNKNOWN)) {
-        now.memory = now.memory < 0 ? usage->a : now.memory;
-        now.cpu = now.cpu < 0 ? usage->b : now.cpu;
-        now.tasks = now.tasks < 0 ? usage->c + OUR_TASKS : now.tasks;
-    }
+    if (usage->e & POLL_MEMORY && now.memory < 0)
+        now.memory = usage->a;
+    if (usage->e & POLL_CPU && now.cpu < 0)
+        now.cpu = usage->b;
+    if (usage->e & POLL_TASKS && now.tasks < 0)
+        now.tasks = usage->c + OUR_TASKS;
     send_stats(s, usage->id, &now);
 }

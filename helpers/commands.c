@@ -1,8 +1,8 @@
-/* The commands that init runs. A command's processes are those in its inner user namespace B (or
- * one nested in it), which no process can leave: so a command ends whole, double forks included.
+/* The commands that init runs: starting, reaping and ending them. A command's processes are those in its
+ * inner user namespace B (or one nested in it), which no process can leave: so a command ends whole,
+ * double forks included. Looking at processes is the business of processes.c and measure.c.
  */
 
-#include <dirent.h>
 #include <errno.h>
 #include <linux/magic.h>
 #include <signal.h>
@@ -20,8 +20,6 @@
 #include "payload.h"
 #include "sys.h"
 
-#define NS_GET_PARENT _IO(0xb7, 0x2) /* ioctl_ns(2) */
-
 /* --- the table ------------------------------------------------------------------------------ */
 
 static struct command *by_id(struct init *init, int32_t id)
@@ -32,12 +30,19 @@ static struct command *by_id(struct init *init, int32_t id)
     return NULL;
 }
 
-static struct command *by_pid(struct init *init, pid_t pid)
+const struct command *command_by_pid(const struct init *init, pid_t pid)
 {
     for (unsigned i = 0; i < init->used; i++)
         if (init->commands[i].pid == pid)
             return &init->commands[i];
     return NULL;
+}
+
+static struct command *by_pid(struct init *init, pid_t pid)
+{
+    const struct command *command = command_by_pid(init, pid);
+
+    return command ? &init->commands[command - init->commands] : NULL;
 }
 
 static struct command *free_place(struct init *init)
@@ -48,132 +53,41 @@ static struct command *free_place(struct init *init)
     return init->used < MAX_COMMANDS ? &init->commands[init->used++] : NULL;
 }
 
-/* --- processes ------------------------------------------------------------------------------ */
-
-int each_process(const struct init *init, void (*visit)(const struct init *, pid_t, void *), void *data)
-{
-    int fd = openat(init->root.proc, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    struct dirent *entry;
-
-    if (!dir) {
-        close_fd(&fd);
-        return -1;
-    }
-    while ((entry = readdir(dir))) {
-        char *end;
-        long pid = strtol(entry->d_name, &end, 10);
-        if (*end == 0 && pid > 1)
-            visit(init, (pid_t)pid, data);
-    }
-    closedir(dir);
-    return 0;
-}
-
-static bool is_zombie(const struct init *init, pid_t pid)
-{
-    char path[32], text[512];
-
-    snprintf(path, sizeof(path), "%d/stat", pid);
-    int fd cleanup_fd = openat(init->root.proc, path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-    if (n <= 0)
-        return true;
-    text[n] = 0;
-    const char *state = strrchr(text, ')');
-    return !state || !state[1] || state[2] == 'Z' || state[2] == 'X';
-}
-
-/* The command that a process descends from, or whose session it is in; NULL when that can't be told. */
-static struct command *family_of(struct init *init, pid_t pid)
-{
-    char path[32], text[512];
-    int parent, session;
-
-    for (int depth = 0; depth < 256 && pid > 1; depth++, pid = parent) {
-        struct command *command = by_pid(init, pid);
-        if (command)
-            return command;
-        snprintf(path, sizeof(path), "%d/stat", pid);
-        int fd cleanup_fd = openat(init->root.proc, path, O_RDONLY | O_CLOEXEC);
-        ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-        text[n > 0 ? n : 0] = 0;
-        const char *rest = strrchr(text, ')');
-        if (!rest || sscanf(rest + 1, " %*c %d %*d %d", &parent, &session) != 2)
-            return NULL;
-        if (session > 1 && (command = by_pid(init, session)))
-            return command;
-    }
-    return NULL;
-}
-
-/* Is the process in this user namespace, or in one below it? Of a program that may be executed and not
- * read, init is not told (would_dump, exec.c): it counts as in unless it is of another command's family. */
-static bool in_namespace(struct init *init, pid_t pid, uint64_t userns)
-{
-    char path[32];
-    struct stat status;
-
-    snprintf(path, sizeof(path), "%d/ns/user", pid);
-    int fd cleanup_fd = openat(init->root.proc, path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && (errno == EACCES || errno == EPERM)) {
-        for (unsigned i = 0; i < MAX_OPENERS; i++)
-            if (init->openers[i].pid == pid)
-                return false; /* a child of ours, undumpable too */
-        const struct command *command = family_of(init, pid);
-        return !command || command->userns == userns;
-    }
-    for (int depth = 0; fd >= 0 && depth < 33; depth++) {
-        if (fstat(fd, &status) < 0)
-            return false;
-        if (status.st_ino == userns)
-            return true;
-        int parent = ioctl(fd, NS_GET_PARENT);
-        close_fd(&fd);
-        fd = parent;
-    }
-    return false;
-}
-
-struct hunt {
-    struct init *init;
-    uint64_t userns;
-    unsigned found;
-};
-
-/* A process that may not fork any more can't outrun the scan: first the limit, then the signal. */
-static void kill_if_inside(const struct init *init, pid_t pid, void *data)
-{
-    struct hunt *hunt = data;
-    struct rlimit none = {0, 0};
-
-    if (!in_namespace(hunt->init, pid, hunt->userns) || is_zombie(init, pid))
-        return;
-    hunt->found++;
-    syscall(SYS_prlimit64, pid, RLIMIT_NPROC, &none, NULL);
-    kill(pid, SIGKILL);
-}
+/* --- killing -------------------------------------------------------------------------------- */
 
 static void reap_all(struct init *init);
 
-/* Kill what is left of a command until a scan finds nothing; should that never be, everything. One that
- * never had a namespace never had a process but its first. */
+/* The last resort: everything inside. Returns when it is gone, with children that init did not know of. */
+static void kill_all(struct init *init)
+{
+    const struct timespec pause = {.tv_nsec = 200000};
+    siginfo_t info;
+
+    kill(-1, SIGKILL);
+    while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0) {
+        reap_all(init);
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* Kill what is left of a command until a scan finds nothing; should that never be, or a scan be impossible,
+ * everything. One that never had a namespace never had a process but its first. */
 static void kill_tree(struct init *init, uint64_t userns)
 {
     const struct timespec pause = {.tv_nsec = 200000};
 
+    if (!userns)
+        return;
     for (int round = 0; round < 5000; round++) {
-        struct hunt hunt = {.init = init, .userns = userns};
-        if (!userns)
-            return;
-        if (each_process(init, kill_if_inside, &hunt) < 0)
+        int found = kill_inside(init, userns);
+        if (found < 0)
             break;
         reap_all(init);
-        if (!hunt.found)
+        if (found == 0)
             return;
         nanosleep(&pause, NULL);
     }
-    kill(-1, SIGKILL);
+    kill_all(init);
 }
 
 /* --- the end of a command ------------------------------------------------------------------- */
@@ -200,11 +114,12 @@ static void send_exited(struct init *init, const struct command *command, int st
 }
 
 /* How full it is now, which a poll may have missed. */
-static void send_disk(const struct init *init)
+static void send_disk(struct init *init)
 {
     struct message usage = {.type = MSG_USAGE, .id = -1};
 
     measure(init, POLL_DISK, &usage);
+    usage.e |= USAGE_UNASKED;
     message_send(init->socket, &usage, NULL, NULL, 0);
 }
 
@@ -252,6 +167,7 @@ static void read_channel(struct init *init, struct command *command)
     message.type = error.status == EXIT_OURS && init->one_shot ? MSG_FAILED : MSG_EXEC_FAILED;
     message.a = error.error;
     message.b = message.type == MSG_FAILED ? error.record : error.status;
+    message.c = error.record;
     message.size = (uint32_t)strlen(error.text) + 1;
     message_send(init->socket, &message, error.text, NULL, 0);
     if (message.type == MSG_FAILED)
@@ -279,7 +195,7 @@ static struct command *owner_of(struct init *init, pid_t pid)
     struct command *command = by_pid(init, pid);
 
     for (unsigned i = 0; !command && i < init->used; i++)
-        if (init->commands[i].pid && in_namespace(init, pid, init->commands[i].userns))
+        if (init->commands[i].pid && in_namespace(init, pid, init->commands[i].userns) > 0)
             command = &init->commands[i];
     return command;
 }
@@ -464,8 +380,12 @@ static int fill_payload(struct init *init, const struct record *record, struct p
 
 static void refuse(struct init *init, int32_t id, int error, const char *text)
 {
-    struct message message = {
-        .type = MSG_EXEC_FAILED, .id = id, .a = error, .b = EXIT_OURS, .size = (uint32_t)strlen(text) + 1};
+    struct message message = {.type = MSG_EXEC_FAILED,
+                              .id = id,
+                              .a = error,
+                              .b = EXIT_OURS,
+                              .c = -1,
+                              .size = (uint32_t)strlen(text) + 1};
     struct command nothing = {.id = id};
 
     message_send(init->socket, &message, text, NULL, 0);
@@ -488,7 +408,7 @@ static void spawn(struct init *init, int32_t id, const struct record *record, co
         else if (remember(init, id, &started) < 0) {
             kill_tree(init, started.userns);
             close_fd(&started.channel);
-            refuse(init, id, EAGAIN, "cannot start the command: too many run in this sandbox at once");
+            refuse(init, id, ECANCELED, "cannot start the command: too many are ending in this sandbox");
         }
     }
     free((void *)(uintptr_t)payload.argv);
@@ -563,7 +483,8 @@ static void open_for_caller(struct init *init, int32_t id, const struct record *
             fd = open_file(init, record, &why);
         message.a = fd < 0 ? errno : 0;
         message.size = fd < 0 ? (uint32_t)strlen(why) + 1 : 0;
-        message_send(init->socket, &message, why, &fd, fd < 0 ? 0 : 1);
+        if (message_send(init->socket, &message, why, &fd, fd < 0 ? 0 : 1) < 0)
+            refuse_file(init, id, errno, strerror(errno));
         _exit(0);
     }
     refuse_file(init, id, errno, strerror(errno));

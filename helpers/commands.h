@@ -1,4 +1,4 @@
-/* The commands that init runs: starting, reaping, killing, measuring. */
+/* What the parts of init share once it has set up: its commands, and looking at their processes. */
 #ifndef COMMANDS_H
 #define COMMANDS_H
 
@@ -10,6 +10,7 @@
 
 #define MAX_COMMANDS 256
 #define MAX_OPENERS 64
+#define SPARE_FDS 3
 
 struct command {
     int32_t id;
@@ -23,6 +24,7 @@ struct command {
 struct init {
     const struct plan *plan;
     int socket, null, children, terminal;
+    int spare[SPARE_FDS]; /* kept for looking at processes */
     struct root root;
     struct rlimit files;
     bool one_shot;
@@ -44,11 +46,33 @@ void commands_reap(struct init *init);
 void commands_read_channels(struct init *init, const struct pollfd *polls, unsigned count);
 void commands_message(struct init *init);
 
-/* measure.c: what MSG_POLL asks for. */
-void measure(const struct init *init, int64_t wanted, struct message *answer);
+/* The command whose first process this is, or NULL. */
+const struct command *command_by_pid(const struct init *init, pid_t pid);
 
-/* Call visit for every process but init, by the numbers in /proc. -1 when they can't be listed, as
- * when a payload has lowered init's limit on open files (prlimit(2) asks for the same user only). */
+/* --- processes.c ---------------------------------------------------------------------------- */
+
+/* Looking takes descriptors, which commands may have used up: some are kept, and free between these. */
+void look_begin(struct init *init);
+void look_end(struct init *init);
+
+/* Call visit for every process but init, by the numbers in /proc. -1 when they can't be listed. */
 int each_process(const struct init *init, void (*visit)(const struct init *, pid_t, void *), void *data);
+
+/* The text of a file of a process's directory, NUL-terminated and "" on failure. Its length, or -1. */
+ssize_t read_process(const struct init *init, pid_t pid, const char *file, char *text, size_t size);
+
+/* Is this the error of looking at a process that has just ended? */
+bool is_gone(int error);
+
+/* Is a process in this user namespace, or in one below it? 1, 0, or -1 when that can't be told. */
+int in_namespace(const struct init *init, pid_t pid, uint64_t userns);
+
+/* Kill every process in there. How many were alive, or -1 when not all could be looked at. */
+int kill_inside(struct init *init, uint64_t userns);
+
+/* --- measure.c ------------------------------------------------------------------------------ */
+
+/* Answer MSG_POLL. */
+void measure(struct init *init, int64_t wanted, struct message *answer);
 
 #endif

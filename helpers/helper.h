@@ -56,8 +56,9 @@ enum message_type {
     MSG_STOPPED,      /* id: a signal; the foreground group of a pty'd command stopped */
     MSG_TTY,          /* id: one fd, the master of the pty */
     MSG_FILE,         /* id: a errno, text on failure; else one fd */
-    MSG_USAGE,        /* answer to MSG_POLL, with its id: a memory bytes, b cpu us (live and reaped), c tasks,
-                         d disk bytes used in writable tmpfs of ours, e USAGE_* bits */
+    MSG_USAGE,        /* answer to MSG_POLL, with its id, or unasked when a command ends: a memory bytes, b cpu us
+                         (live and reaped), c tasks, d disk bytes used in writable tmpfs of ours; e bits: POLL_*
+                         for what of that was measured, and USAGE_* */
     /* supervisor to init */
     MSG_MAPPED = 32,  /* the id maps are written: begin. For an init that was made ahead: data is the struct
                          command_stdio, fds a memfd with the plan, then what stdio.fd names, in order */
@@ -71,10 +72,10 @@ enum message_type {
     MSG_CLOSE,        /* kill everything and exit */
 };
 
-/* Of MSG_USAGE: a tmpfs is full; something that was asked for could not be measured, a to c mean nothing. */
-enum usage_bits { USAGE_FULL = 1, USAGE_UNKNOWN = 2 };
-
 enum poll_bits { POLL_MEMORY = 1, POLL_CPU = 2, POLL_TASKS = 4, POLL_DISK = 8 };
+
+/* Of MSG_USAGE, beside those: a tmpfs is full; it answers no MSG_POLL. */
+enum usage_bits { USAGE_FULL = 16, USAGE_UNASKED = 32 };
 
 #define MESSAGE_MAX (132 * 1024) /* bytes of a datagram, struct included */
 #define MESSAGE_FDS 4

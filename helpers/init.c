@@ -321,6 +321,7 @@ _Noreturn void init_main(const struct plan *plan, const struct command_stdio *gi
         fail(&failure, errno, NULL, "cannot watch children: %s", strerror(errno));
         report_failure(&init, &failure);
     }
+    look_end(&init);
     message_send(init.socket, &ready, NULL, NULL, 0);
     start_one_shot(&init, &stdio, &failure);
     serve(&init);

@@ -158,6 +158,14 @@ void supervisor_close(struct supervisor *s)
         kill_init(s);
 }
 
+void supervisor_give_up(struct supervisor *s, const char *why)
+{
+    for (unsigned i = 0; i < s->count; i++)
+        if (s->jobs[i]->state != JOB_EXITED && !*s->jobs[i]->outcome.text)
+            snprintf(s->jobs[i]->outcome.text, sizeof(s->jobs[i]->outcome.text), "%s", why);
+    supervisor_close(s);
+}
+
 void job_fire(struct supervisor *s, struct job *job, enum limit_kind kind)
 {
     if (job->outcome.fired < 0)

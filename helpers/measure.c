@@ -3,6 +3,7 @@
  */
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,21 +19,16 @@ struct tally {
     int64_t wanted;
     int64_t memory, cpu, tasks;
     int64_t tick; /* us per clock tick */
+    bool blind;   /* something could not be looked at */
     /* memfds seen in this scan, so that a shared one counts once; when full, each further one counts */
     uint64_t memfds[256];
     unsigned memfd_count;
 };
 
-static ssize_t read_proc(const struct init *init, pid_t pid, const char *file, char *text, size_t size)
+/* What can't be looked at, for another reason than having ended, was not measured. */
+static void note_failure(struct tally *tally, int error)
 {
-    char path[48];
-
-    snprintf(path, sizeof(path), "%d/%s", pid, file);
-    int fd cleanup_fd = openat(init->root.proc, path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
-    if (n >= 0)
-        text[n] = 0;
-    return n;
+    tally->blind |= !is_gone(error);
 }
 
 /* "Name:   123 kB" in bytes. */
@@ -45,24 +41,24 @@ static int64_t kilobytes(const char *text, const char *name)
 
 /* What anybody may know: all that is resident, files included (statm, second column). For programs that
  * may be executed and not read, which init may look no further into. */
-static int64_t resident(const struct init *init, pid_t pid)
+static int64_t resident(const struct init *init, pid_t pid, struct tally *tally)
 {
     char text[128];
     long long pages;
 
-    if (read_proc(init, pid, "statm", text, sizeof(text)) <= 0 || sscanf(text, "%*d %lld", &pages) != 1)
-        return 0;
-    return pages * sysconf(_SC_PAGESIZE);
+    if (read_process(init, pid, "statm", text, sizeof(text)) < 0)
+        note_failure(tally, errno);
+    return sscanf(text, "%*d %lld", &pages) == 1 ? pages * sysconf(_SC_PAGESIZE) : 0;
 }
 
 /* Anonymous and shared-memory pages, each process's share of them, and what is swapped out: what
  * the sandbox can't be made to give back. Files of the host, read or mapped, are cache. */
-static int64_t process_memory(const struct init *init, pid_t pid)
+static int64_t process_memory(const struct init *init, pid_t pid, struct tally *tally)
 {
     char text[2048];
 
-    if (read_proc(init, pid, "smaps_rollup", text, sizeof(text)) <= 0)
-        return resident(init, pid);
+    if (read_process(init, pid, "smaps_rollup", text, sizeof(text)) <= 0)
+        return resident(init, pid, tally);
     return kilobytes(text, "\nPss_Anon:") + kilobytes(text, "\nPss_Shmem:") + kilobytes(text, "\nSwapPss:");
 }
 
@@ -73,8 +69,8 @@ static void add_stat(const struct init *init, pid_t pid, struct tally *tally)
     unsigned long long user, system;
     long long child_user, child_system, threads;
 
-    if (read_proc(init, pid, "stat", text, sizeof(text)) <= 0)
-        return;
+    if (read_process(init, pid, "stat", text, sizeof(text)) < 0)
+        note_failure(tally, errno);
     const char *rest = strrchr(text, ')');
     if (!rest || sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %lld %lld %*d %*d %lld",
                         &user, &system, &child_user, &child_system, &threads) != 5)
@@ -104,6 +100,8 @@ static void add_memfds(const struct init *init, pid_t pid, struct tally *tally)
     int fd = openat(init->root.proc, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     if (!dir) {
+        if (errno != EACCES && errno != EPERM) /* those of a program that may not be read */
+            note_failure(tally, errno);
         close_fd(&fd);
         return;
     }
@@ -124,21 +122,23 @@ static void add_process(const struct init *init, pid_t pid, void *data)
     if (tally->wanted & (POLL_CPU | POLL_TASKS))
         add_stat(init, pid, tally);
     if (tally->wanted & POLL_MEMORY) {
-        tally->memory += process_memory(init, pid);
+        tally->memory += process_memory(init, pid, tally);
         add_memfds(init, pid, tally);
     }
 }
 
 /* System V segments that nobody has attached are in no process either: column 14, rss in bytes. */
-static int64_t unattached_segments(const struct init *init)
+static int64_t unattached_segments(const struct init *init, struct tally *tally)
 {
     int fd cleanup_fd = openat(init->root.proc, "sysvipc/shm", O_RDONLY | O_CLOEXEC);
     FILE *file = fd < 0 ? NULL : fdopen(fd, "re");
     char line[512];
     int64_t sum = 0;
 
-    if (!file)
+    if (!file) {
+        note_failure(tally, errno); /* ENOENT: a kernel without them */
         return 0;
+    }
     fd = -1;
     while (fgets(line, sizeof(line), file)) {
         unsigned long long attached, rss;
@@ -150,36 +150,41 @@ static int64_t unattached_segments(const struct init *init)
     return sum;
 }
 
-/* Bytes used in the tmpfs of ours, and USAGE_FULL when one of them is, of bytes or of inodes. */
-static void measure_disk(const struct init *init, int64_t *used, int64_t *full)
+/* Bytes used in the tmpfs of ours, and whether one of them is full, of bytes or of inodes. */
+static int measure_disk(const struct init *init, struct message *answer)
 {
     struct statvfs status;
 
     for (unsigned i = 0; i < init->root.writables; i++) {
         if (fstatvfs(init->root.writable[i], &status) < 0)
-            continue;
-        *used += (int64_t)(status.f_blocks - status.f_bfree) * (int64_t)status.f_frsize;
+            return -1;
+        answer->d += (int64_t)(status.f_blocks - status.f_bfree) * (int64_t)status.f_frsize;
         if ((status.f_blocks && !status.f_bfree) || (status.f_files && !status.f_ffree))
-            *full |= USAGE_FULL;
+            answer->e |= USAGE_FULL;
     }
+    return 0;
 }
 
-void measure(const struct init *init, int64_t wanted, struct message *answer)
+void measure(struct init *init, int64_t wanted, struct message *answer)
 {
     struct tally tally = {.wanted = wanted, .tick = 1000000 / sysconf(_SC_CLK_TCK)};
-    struct rusage reaped;
+    struct rusage reaped = {0};
 
+    look_begin(init);
     if ((wanted & (POLL_MEMORY | POLL_CPU | POLL_TASKS)) && each_process(init, add_process, &tally) < 0)
-        answer->e = USAGE_UNKNOWN;
-    if (answer->e)
-        return;
-    if ((wanted & POLL_CPU) && getrusage(RUSAGE_CHILDREN, &reaped) == 0)
-        tally.cpu += microseconds(reaped.ru_utime) + microseconds(reaped.ru_stime);
-    if (wanted & (POLL_DISK | POLL_MEMORY))
-        measure_disk(init, &answer->d, &answer->e);
+        tally.blind = true;
     if (wanted & POLL_MEMORY)
-        tally.memory += unattached_segments(init) + answer->d;
-    answer->a = tally.memory;
-    answer->b = tally.cpu;
+        tally.memory += unattached_segments(init, &tally);
+    look_end(init);
+    getrusage(RUSAGE_CHILDREN, &reaped);
+    if (wanted & (POLL_DISK | POLL_MEMORY)) {
+        bool measured = measure_disk(init, answer) == 0;
+        wanted = measured ? wanted | POLL_DISK : wanted & ~(int64_t)(POLL_DISK | POLL_MEMORY);
+    }
+    if (tally.blind)
+        wanted &= POLL_DISK;
+    answer->a = tally.memory + answer->d;
+    answer->b = tally.cpu + microseconds(reaped.ru_utime) + microseconds(reaped.ru_stime);
     answer->c = tally.tasks;
+    answer->e |= wanted;
 }

@@ -39,16 +39,24 @@ static void raise_to(int64_t *peak, int64_t value)
     *peak = value > *peak ? value : *peak;
 }
 
-static void note_usage(struct supervisor *s, struct outcome *outcome, const struct message *usage)
+static void note_usage(struct outcome *outcome, const struct message *usage, int64_t bits)
 {
-    int64_t bits = poll_bits(s);
-
     if (bits & POLL_MEMORY)
         raise_to(&outcome->memory, usage->a);
     if (bits & POLL_TASKS)
         raise_to(&outcome->tasks, usage->c);
-    raise_to(&outcome->disk, usage->d);
+    if (usage->e & POLL_DISK)
+        raise_to(&outcome->disk, usage->d);
     outcome->disk_full |= (usage->e & USAGE_FULL) && !outcome->disk_was_full;
+}
+
+static void check_memory(struct supervisor *s, int64_t used)
+{
+    int64_t limit = s->limits.value[LIMIT_MEMORY];
+
+    for (unsigned i = 0; used > limit && i < s->count; i++)
+        if (s->jobs[i]->state != JOB_EXITED)
+            job_fire(s, s->jobs[i], LIMIT_MEMORY);
 }
 
 /* What is measured is the sandbox as a whole. With several commands in it, at least one has used up its
@@ -67,31 +75,36 @@ static void check_cpu(struct supervisor *s, int64_t used)
         job_fire(s, oldest, LIMIT_CPU_TIME);
 }
 
-void polling_usage(struct supervisor *s, const struct message *usage)
+static void schedule(struct supervisor *s)
 {
     int64_t time = now(), took = s->poll_sent ? time - s->poll_sent : 0, wait = 4 * took;
-    int64_t limit = s->limits.value[LIMIT_MEMORY], bits = poll_bits(s);
 
-    if (usage->e & USAGE_UNKNOWN) { /* what can't be measured can't be held */
-        supervisor_close(s);
-        return;
-    }
-    for (unsigned i = 0; i < s->count; i++) {
-        struct job *job = s->jobs[i];
-        if (job->state == JOB_EXITED)
-            continue;
-        note_usage(s, &job->outcome, usage);
-        if (bits & POLL_MEMORY && usage->a > limit)
-            job_fire(s, job, LIMIT_MEMORY);
-    }
-    if (bits & POLL_CPU)
-        check_cpu(s, usage->b);
-    if (bits & (POLL_DISK | POLL_MEMORY))
-        s->disk_full = usage->e & USAGE_FULL;
     wait = wait > POLL_SLOWEST ? POLL_SLOWEST : wait;
     s->poll_next = time + (s->poll_every > wait ? s->poll_every : wait);
     s->poll_every = s->poll_every * 5 / 4 > POLL_LAST ? POLL_LAST : s->poll_every * 5 / 4;
     s->poll_sent = 0;
+}
+
+void polling_usage(struct supervisor *s, const struct message *usage)
+{
+    int64_t bits = poll_bits(s) & usage->e; /* a cgroup may hold by now what was asked for */
+
+    for (unsigned i = 0; i < s->count; i++)
+        if (s->jobs[i]->state != JOB_EXITED)
+            note_usage(&s->jobs[i]->outcome, usage, bits);
+    if (usage->e & POLL_DISK)
+        s->disk_full = (usage->e & USAGE_FULL) != 0;
+    if (usage->e & USAGE_UNASKED)
+        return;
+    if (s->poll_asked & ~usage->e) { /* what can't be measured can't be held */
+        supervisor_give_up(s, "killed: what the sandbox uses can't be measured, so that its limits hold no longer");
+        return;
+    }
+    if (bits & POLL_MEMORY)
+        check_memory(s, usage->a);
+    if (bits & POLL_CPU)
+        check_cpu(s, usage->b);
+    schedule(s);
 }
 
 static bool polls(const struct supervisor *s)
@@ -132,7 +145,8 @@ void polling_check(struct supervisor *s, int64_t time)
         look(s, time);
     if (!polls(s) || time < s->poll_next)
         return;
-    if (init_send(s, MSG_POLL, -1, poll_bits(s)) == 0)
+    s->poll_asked = poll_bits(s);
+    if (init_send(s, MSG_POLL, -1, s->poll_asked) == 0)
         s->poll_sent = time;
     else
         s->poll_next = time + s->poll_every; /* no room in its socket: it has enough to do */

@@ -76,6 +76,7 @@ struct supervisor {
     int ended_by;   /* the signal that made us end it before it began */
 
     int64_t poll_next, poll_every, poll_sent; /* poll_sent: 0 when no answer is awaited */
+    int64_t poll_asked; /* POLL_* bits */
     bool disk_full;       /* when it was last measured */
     int64_t box_next;   /* when to look into the cgroup again */
     int64_t cpus;       /* of the machine */
@@ -117,6 +118,9 @@ void kill_init(struct supervisor *s);
 
 /* Everything is to be killed, without a limit being the reason. */
 void supervisor_close(struct supervisor *s);
+
+/* The same, and say why. */
+void supervisor_give_up(struct supervisor *s, const char *why);
 
 /* Stop with the command, and go on with it. supervisor.c */
 void supervisor_suspend(struct supervisor *s, struct job *job, bool group);

@@ -569,14 +569,26 @@ static int parse_request(const char *data, uint32_t size, int *fds, struct plan 
     return plan_parse(copy, size, request, &why) == 0 && request->count == 1 ? 0 : -1;
 }
 
+static void refuse_request(struct init *init, const struct message *message, int error, const char *why)
+{
+    char text[128];
+
+    snprintf(text, sizeof(text), "cannot start the command: %s", why);
+    if (message->type == MSG_SPAWN)
+        refuse(init, message->id, error, text);
+    else
+        refuse_file(init, message->id, error, why);
+}
+
 static void handle_request(struct init *init, const struct message *message, const char *data, int *fds)
 {
     struct plan request = {0};
     bool spawning = message->type == MSG_SPAWN;
 
-    if (parse_request(data, message->size, fds, &request) < 0) {
-        if (spawning)
-            refuse(init, message->id, EINVAL, "cannot start the command: the request is malformed");
+    if (fds[0] == FDS_LOST) {
+        refuse_request(init, message, EMFILE, strerror(EMFILE));
+    } else if (parse_request(data, message->size, fds, &request) < 0) {
+        refuse_request(init, message, EINVAL, "the request is malformed");
     } else if (spawning) {
         spawn(init, message->id, &request.records[0], fds);
     } else {

@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/time.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <termios.h>
 
 #include "cgroup.h"
@@ -50,7 +51,8 @@ enum message_type {
     MSG_READY = 1,    /* set-up done (without ARGV: waiting for MSG_SPAWN) */
     MSG_FAILED,       /* set-up failed: a errno, b index of the record or -1, text */
     MSG_STARTED,      /* id: the command was executed; a its pid inside */
-    MSG_EXEC_FAILED,  /* id: a errno, b 126 or 127, text says what was missing; MSG_EXITED follows */
+    MSG_EXEC_FAILED,  /* id: a errno, b 125, 126 or 127, c index of the record or -1, text says what was
+                         missing; MSG_EXITED follows */
     MSG_EXITED,       /* id: a wait status; b user us, c system us, d max rss bytes (largest process) of
                          the command's whole tree; sent when nothing of it is alive any more */
     MSG_STOPPED,      /* id: a signal; the foreground group of a pty'd command stopped */
@@ -88,18 +90,22 @@ struct message {
     uint32_t reserved;
 };
 
+/* What datagram_receive says in place of descriptors that it could not take: they came, and too many
+ * files are open here for all of them. */
+#define FDS_LOST (-2)
+
+/* Send a datagram of some parts with at most MESSAGE_FDS descriptors. 0, or -1 with errno. */
+int datagram_send(int socket, struct iovec *parts, size_t count, const int *fds, int nfds, int flags);
+
+/* Receive one. fds[MESSAGE_FDS] gets what came (CLOEXEC) and -1 elsewhere, or FDS_LOST everywhere. Bytes,
+ * 0 at end of file, or -1 with errno (EPROTO: larger than the buffer). */
+ssize_t datagram_receive(int socket, char *buffer, size_t size, int *fds, int flags);
+
 /* Send one message with `nfds` descriptors. 0, or -1 with errno. Never raises SIGPIPE. */
 int message_send(int socket, const struct message *message, const void *data, const int *fds, int nfds);
 
-struct msghdr;
-
-/* Take the descriptors out of what recvmsg(2) gave into fds[MESSAGE_FDS], which are -1 before. More than that
- * can't come where there was no room for more. */
-void message_descriptors(struct msghdr *header, int *fds);
-
 /* Receive one message into buffer (MESSAGE_MAX bytes; the struct is at its start, data behind it).
- * fds[MESSAGE_FDS] gets what came (CLOEXEC), -1 elsewhere. Returns 1, 0 at end of file, -1 with errno
- * (EPROTO: malformed). */
+ * fds as for datagram_receive. Returns 1, 0 at end of file, -1 with errno (EPROTO: malformed). */
 int message_receive(int socket, char *buffer, int *fds);
 
 /* --- starting init ---------------------------------------------------------------------- */

@@ -311,8 +311,8 @@ _Noreturn void init_main(const struct plan *plan, const struct command_stdio *gi
     raise_descriptor_limit(&init);
     wait_for_maps(&init, &stdio);
     if (keep_descriptors(&init, &stdio) < 0) {
-        fail(&failure, errno, NULL, "cannot arrange descriptors: %s (the limit on open files is %llu)",
-             strerror(errno), (unsigned long long)init.files.rlim_max);
+        fail(&failure, EMFILE, NULL, "cannot arrange descriptors: the limit on open files is %llu",
+             (unsigned long long)init.files.rlim_max);
         report_failure(&init, &failure);
     }
     if (set_up(&init, &failure) < 0)

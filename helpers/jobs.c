@@ -107,6 +107,13 @@ void job_refuse(struct supervisor *s, int32_t id, const char *why)
 
 /* --- killing and signals -------------------------------------------------------------------- */
 
+static uint64_t bit(int number)
+{
+    return (uint64_t)1 << number;
+}
+
+#define STOPS (bit(SIGSTOP) | bit(SIGTSTP) | bit(SIGTTIN) | bit(SIGTTOU))
+
 int init_send(struct supervisor *s, enum message_type type, int32_t id, int64_t value)
 {
     struct message message = {.type = type, .id = id, .a = value};
@@ -121,16 +128,53 @@ int init_send(struct supervisor *s, enum message_type type, int32_t id, int64_t 
     return -1;
 }
 
-static void send_kill(struct supervisor *s, struct job *job)
+static bool can_wait(int error)
 {
-    job->unsent_kill = init_send(s, MSG_KILL, s->one_shot ? -1 : job->id, 0) < 0 && errno == EAGAIN;
+    return error == EAGAIN || error == ENOBUFS || error == ENOMEM;
 }
 
-/* A signal for which there is no room now waits with those that came too early. */
-static void send_signal(struct supervisor *s, struct job *job, int number)
+static bool must_wait(struct supervisor *s, enum message_type type, int32_t id, int64_t value)
 {
-    if (init_send(s, MSG_SIGNAL, job->id, number) < 0 && errno == EAGAIN)
-        job->early |= (uint64_t)1 << number;
+    return init_send(s, type, id, value) < 0 && can_wait(errno);
+}
+
+/* Everything that a command's init is told goes out through here. */
+static void send_owed(struct supervisor *s, struct job *job)
+{
+    struct owed *owed = &job->owed;
+
+    owed->kill = owed->kill && must_wait(s, MSG_KILL, s->one_shot ? -1 : job->id, 0);
+    owed->resume = owed->resume && must_wait(s, MSG_CONTINUE, job->id, 0);
+    for (int number = 1; number < 64; number++)
+        if ((owed->signals & bit(number)) && !must_wait(s, MSG_SIGNAL, job->id, number))
+            owed->signals &= ~bit(number);
+}
+
+/* As in the kernel, what stops and what continues undo each other as long as neither has arrived. */
+void job_pass_on(struct supervisor *s, struct job *job, int number)
+{
+    if (bit(number) & STOPS) {
+        job->owed.signals &= ~bit(SIGCONT);
+        job->owed.resume = false;
+    } else if (number == SIGCONT) {
+        job->owed.signals &= ~STOPS;
+    }
+    job->owed.signals |= bit(number);
+    send_owed(s, job);
+}
+
+void job_resume(struct supervisor *s, struct job *job)
+{
+    job->stopped = false;
+    job->owed.signals &= ~STOPS;
+    job->owed.resume = true;
+    send_owed(s, job);
+}
+
+static void send_kill(struct supervisor *s, struct job *job)
+{
+    job->owed = (struct owed){.kill = true};
+    send_owed(s, job);
 }
 
 /* Init kills, so that it can still tell what was used: whoever dies with init is not accounted for. */
@@ -138,6 +182,13 @@ static void kill_job(struct supervisor *s, struct job *job)
 {
     if (job->state == JOB_EXITED || job->kill_by)
         return;
+    if (control_withdraw(s, job->id)) { /* init never heard of it */
+        job->state = JOB_EXITED;
+        job->outcome.status = SIGKILL;
+        job->outcome.wall = now() - job->began;
+        streams_close(&job->streams);
+        return;
+    }
     send_kill(s, job);
     job->kill_by = now() + (s->one_shot ? PATIENCE_ALONE : PATIENCE_SHARED);
 }
@@ -177,36 +228,24 @@ void job_signal(struct supervisor *s, struct job *job, int number)
 {
     if (number <= 0 || number >= 64 || job->state == JOB_EXITED)
         return;
-    job->outcome.sent |= (uint64_t)1 << number;
+    job->outcome.sent |= bit(number);
     if (number == SIGKILL) {
         kill_job(s, job);
     } else if (number == SIGCONT && job->stopped) {
-        job->stopped = false;
-        init_send(s, MSG_CONTINUE, job->id, 0);
+        job_resume(s, job);
     } else if (job->state == JOB_WAITING) {
-        job->early |= (uint64_t)1 << number;
+        job->early |= bit(number);
     } else {
-        send_signal(s, job, number);
+        job_pass_on(s, job, number);
     }
 }
 
 static void deliver_early(struct supervisor *s, struct job *job)
 {
-    uint64_t early = job->early;
-
-    job->early = 0;
     for (int number = 1; number < 64; number++)
-        if (early >> number & 1)
-            send_signal(s, job, number);
-}
-
-/* What init had no room for. */
-static void send_again(struct supervisor *s, struct job *job)
-{
-    if (job->unsent_kill)
-        send_kill(s, job);
-    if (job->state == JOB_STARTED && job->early)
-        deliver_early(s, job);
+        if (job->early & bit(number))
+            job_pass_on(s, job, number);
+    job->early = 0;
 }
 
 /* --- what init says ------------------------------------------------------------------------- */
@@ -217,6 +256,11 @@ static void tell(struct supervisor *s, const char *event, const char *name, int6
     int size = snprintf(json, sizeof(json), "{\"event\":\"%s\",\"%s\":%lld}", event, name, (long long)value);
 
     control_send(s, json, (size_t)size, -1);
+}
+
+static const struct record *record_of(const struct supervisor *s, int64_t index)
+{
+    return index >= 0 && index < (int64_t)s->plan->count ? &s->plan->records[index] : NULL;
 }
 
 static void begin(struct job *job)
@@ -252,14 +296,17 @@ static void on_started(struct supervisor *s, struct job *job)
     tell(s, "started", "id", job->id);
 }
 
-static void on_exec_failed(struct job *job, const struct message *message, const char *text)
+static void on_exec_failed(struct supervisor *s, struct job *job, const struct message *message, const char *text)
 {
     struct text line cleanup_text = {0};
+    struct failure failure = {.error = (int)message->a, .record = record_of(s, message->c)};
 
     if (job->kill_by && message->b == EXIT_OURS)
         return; /* we were quicker than its exec: it was killed, and did not fail */
     job->outcome.exec_status = (int)message->b;
     text_add_visible(&line, text); /* the payload's argv[0] is in it */
+    if (message->b == EXIT_OURS && *report_mend(&failure))
+        text_add(&line, "; %s", report_mend(&failure));
     snprintf(job->outcome.text, sizeof(job->outcome.text), "%s", line.data ? line.data : "");
 }
 
@@ -296,7 +343,10 @@ static void on_tty(struct supervisor *s, struct job *job, int *master)
 {
     if (*master < 0 || s->pty_out < 0 ||
         streams_attach(&job->streams, *master, &s->pty_in, &s->pty_out) < 0) {
-        supervisor_close(s);
+        int error = *master == FDS_LOST ? EMFILE : errno;
+        fail(&s->failure, error, NULL, "cannot take over the terminal: %s", strerror(error));
+        s->failed = true;
+        kill_init(s);
         return;
     }
     s->terminal.master = *master;
@@ -308,9 +358,11 @@ static void on_file(struct supervisor *s, const struct message *message, const c
 {
     struct text text cleanup_text = {0};
 
+    bool lost = *file == FDS_LOST;
+
     text_add(&text, "{\"event\":\"file\",\"id\":%d,\"errno\":%lld,\"message\":", message->id,
-             (long long)message->a);
-    text_add_string(&text, why);
+             lost ? EMFILE : (long long)message->a);
+    text_add_string(&text, lost ? strerror(EMFILE) : why);
     text_add(&text, "}");
     control_send(s, text.data, text.size, *file);
     *file = -1;
@@ -318,11 +370,7 @@ static void on_file(struct supervisor *s, const struct message *message, const c
 
 static void on_failed(struct supervisor *s, const struct message *message, const char *text)
 {
-    const struct record *record = NULL;
-
-    if (message->b >= 0 && message->b < (int64_t)s->plan->count)
-        record = &s->plan->records[message->b];
-    fail(&s->failure, (int)message->a, record, "%s", text);
+    fail(&s->failure, (int)message->a, record_of(s, message->b), "%s", text);
     s->failed = true;
 }
 
@@ -339,7 +387,7 @@ static void dispatch_job(struct supervisor *s, const struct message *message, co
         on_started(s, job);
         break;
     case MSG_EXEC_FAILED:
-        on_exec_failed(job, message, text);
+        on_exec_failed(s, job, message, text);
         break;
     case MSG_EXITED:
         on_exited(s, job, message);
@@ -435,7 +483,7 @@ static void check_pty(struct supervisor *s)
     s->hung_up = true;
     if (s->terminal.fd >= 0) {
         job_signal(s, s->jobs[0], SIGHUP);
-        init_send(s, MSG_SIGNAL, s->jobs[0]->id, SIGCONT);
+        job_pass_on(s, s->jobs[0], SIGCONT);
     } else if (tcgetattr(s->terminal.master, &termios) == 0) {
         /* the first completes a line without its newline, or ends the input; the second ends it then */
         char end[2] = {(char)termios.c_cc[VEOF], (char)termios.c_cc[VEOF]};
@@ -450,7 +498,7 @@ void jobs_check(struct supervisor *s, int64_t time)
     for (unsigned i = s->count; i-- > 0;) {
         struct job *job = s->jobs[i];
         if (!s->init_full)
-            send_again(s, job);
+            send_owed(s, job);
         check_limits(s, job, time);
         if (is_over(s, job, time))
             deliver(s, job); /* what takes its place in the table was looked at already */

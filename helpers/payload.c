@@ -394,7 +394,7 @@ static int wait_for_child(const struct started *started)
         if (waitid(P_PID, (id_t)started->pid, &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0)
             break;
     }
-    errno = EAGAIN;
+    errno = ECANCELED;
     return -1;
 }
 

@@ -422,36 +422,57 @@ const char *report_operation(const struct failure *failure, char *buffer, size_t
     return buffer;
 }
 
-#define ANY 0
+#define ANY_ERROR 0
+#define ANY_KIND 0
+#define ANY_MOUNT 1 /* an operation on the root */
 
-/* Only constant texts: a profile may be somebody else's, and a mend is something to be typed. */
-static const char *mend_for(const struct failure *failure)
+static bool is_about(const struct record *record, int kind)
+{
+    int own = record ? record->kind : ANY_KIND;
+
+    return kind == ANY_KIND || kind == own || (kind == ANY_MOUNT && own >= KIND_TMPFS && own < KIND_ARGV);
+}
+
+/* Only constant texts: a profile may be somebody else's, and a mend is something to be typed. The first that
+ * fits; what is about the machine as a whole is for `doctor` to mend. */
+const char *report_mend(const struct failure *failure)
 {
     static const struct {
-        enum kind kind;
-        int error;
+        int kind, error;
         bool written; /* helps only where somebody wrote what failed: what is ours can't be changed */
         const char *mend;
     } known[] = {
-        {KIND_BIND, ENOENT, true, "create it, or write optional = true for this mount"},
+        {KIND_BIND, ENOENT, true, "create what is missing; or, for a source, write optional = true for this mount"},
         {KIND_BIND, EACCES, true, "make it readable for yourself, or mount something else"},
         {KIND_BIND, ELOOP, true, "name its real path: `realpath PATH` prints it"},
-        {KIND_WORKDIR, ENOENT, false, "mount it, or choose another directory with --workdir"},
-        {KIND_WORKDIR, ENOTDIR, false, "choose a directory with --workdir"},
-        {KIND_WORKDIR, EACCES, false, "choose another directory with --workdir"},
-        {KIND_WORKDIR, ELOOP, false, "choose another directory with --workdir"},
-        {KIND_RLIMIT, EPERM, true, "lower the limit, or raise the caller's hard one (ulimit -H)"},
+        {KIND_OVERLAY, EINVAL, true, "choose another mode for this mount, or another directory"},
+        {KIND_WORKDIR, ENOENT, false, "mount it, or choose another directory (--workdir, cwd=)"},
+        {KIND_WORKDIR, ENOTDIR, false, "choose a directory (--workdir, cwd=)"},
+        {KIND_WORKDIR, EACCES, false, "choose another directory (--workdir, cwd=)"},
+        {KIND_WORKDIR, ELOOP, false, "choose another directory (--workdir, cwd=)"},
+        {KIND_RLIMIT, EPERM, false, "lower the limit, or raise the caller's hard one (ulimit -H)"},
+        {KIND_NPROC, EPERM, false, "lower the limit, or raise the caller's hard one (ulimit -H)"},
+        {KIND_NICE, EACCES, true, "choose a process.nice that is not below the caller's"},
+        {KIND_KEYRING, EDQUOT, false, "raise the quota (sysctl kernel.keys.maxkeys), or run fewer at once"},
+        {ANY_MOUNT, ENOENT, true, "create what is missing"},
+        {ANY_MOUNT, ENOTDIR, true, "let both be directories, or both files"},
+        {ANY_MOUNT, ELOOP, true, "name its real path: `realpath PATH` prints it"},
+        {ANY_MOUNT, EROFS, true, "create the mount point in the root"},
+        {ANY_MOUNT, ENOSPC, false, "raise limits.disk"},
+        {ANY_KIND, EMFILE, false, "raise the limit on open files (ulimit -Hn), or run fewer at once"},
+        {ANY_KIND, ETOOMANYREFS, false, "raise the limit on open files (ulimit -Hn), or run fewer at once"},
         {KIND_CGROUP_SET, ENODEV, true, "name CPUs of /sys/fs/cgroup/cpuset.cpus.effective"},
         {KIND_CGROUP_SET, ENOMEM, true, "raise limits.memory"},
-        {KIND_CGROUP_SET, ANY, true, "`sandbox doctor` says what can be had here"},
-        {KIND_CGROUP, ANY, false, "`sandbox doctor` says what can be had here; --cgroup-parent none does without"},
-        {KIND_NPROC, EPERM, true, "lower the limit, or raise the caller's hard one (ulimit -H)"},
+        {KIND_CGROUP_SET, ANY_ERROR, true, "`sandbox doctor` says what can be had here"},
+        {KIND_CGROUP, ANY_ERROR, false, "`sandbox doctor` says what can be had here; --cgroup-parent none does without"},
+        {ANY_KIND, EAGAIN, false, "raise the limit on processes (ulimit -Hu), or run fewer at once"},
     };
     const struct record *record = failure->record;
+    bool written = record && *record_origin(record);
 
-    for (unsigned i = 0; record && i < sizeof(known) / sizeof(known[0]); i++)
-        if (known[i].kind == record->kind && (known[i].error == failure->error || known[i].error == ANY) &&
-            (*record_origin(record) || !known[i].written))
+    for (unsigned i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if ((known[i].error == failure->error || known[i].error == ANY_ERROR) && is_about(record, known[i].kind) &&
+            (written || !known[i].written))
             return known[i].mend;
     return "";
 }
@@ -468,7 +489,7 @@ void report_error(struct text *text, const struct failure *failure)
     text_add(text, ",\"message\":");
     text_add_string(text, failure->text);
     text_add(text, ",\"mend\":");
-    text_add_string(text, mend_for(failure));
+    text_add_string(text, report_mend(failure));
     text_add(text, "}");
 }
 
@@ -502,7 +523,7 @@ void report_say(int fd, const char *format, ...)
 
 void report_say_failure(int fd, const struct failure *failure)
 {
-    const char *mend = mend_for(failure), *origin = origin_of(failure);
+    const char *mend = report_mend(failure), *origin = origin_of(failure);
 
     if (*origin)
         report_say(fd, "%s (%s)", failure->text, origin);

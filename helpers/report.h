@@ -43,6 +43,9 @@ const char *report_operation(const struct failure *failure, char *buffer, size_t
 /* Print "sandbox: " and a message on fd, each line's control characters made visible. */
 void report_say(int fd, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* What mends a failure, by its error and record; "" when it is nothing that can be typed. */
+const char *report_mend(const struct failure *failure);
+
 /* The failure and its mend, as two such lines. */
 void report_say_failure(int fd, const struct failure *failure);
 

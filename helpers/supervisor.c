@@ -174,8 +174,7 @@ void supervisor_resume(struct supervisor *s)
     }
     for (unsigned i = 0; i < s->count; i++) {
         if (s->jobs[i]->stopped)
-            init_send(s, MSG_CONTINUE, s->jobs[i]->id, 0);
-        s->jobs[i]->stopped = false;
+            job_resume(s, s->jobs[i]);
     }
 }
 
@@ -190,8 +189,10 @@ void supervisor_suspend(struct supervisor *s, struct job *job, bool group)
  * It is stopped by SIGSTOP, since a group that nobody in its session could continue ignores SIGTSTP. */
 static void stop_with_command(struct supervisor *s, struct job *job)
 {
-    if (job->state == JOB_STARTED && init_send(s, MSG_SIGNAL, job->id, SIGSTOP) == 0)
+    if (job->state == JOB_STARTED) {
+        job_pass_on(s, job, SIGSTOP);
         job->stopped = true;
+    }
     supervisor_suspend(s, job, false);
 }
 
@@ -220,14 +221,14 @@ static void on_signal(struct supervisor *s, int number)
         break;
     case SIGCONT:
         if (job && !job->stopped && job->state == JOB_STARTED)
-            init_send(s, MSG_SIGNAL, job->id, SIGCONT);
+            job_pass_on(s, job, SIGCONT);
         supervisor_resume(s);
         break;
     case SIGTSTP:
         if (job && s->terminal.master < 0)
             stop_with_command(s, job);
         else if (job)
-            init_send(s, MSG_SIGNAL, job->id, SIGTSTP);
+            job_pass_on(s, job, SIGTSTP);
         break;
     case SIGUSR1:
     case SIGUSR2:
@@ -327,6 +328,8 @@ static void wait_for_events(struct supervisor *s, struct polled *polled)
     int64_t next = jobs_next(s), time = now();
     struct timespec wait = {0};
 
+    if (control_next(s) < next)
+        next = control_next(s);
     if (in_background(s) && next > time + BACKGROUND_NS)
         next = time + BACKGROUND_NS;
     if (next > time) {
@@ -419,6 +422,7 @@ static void loop(struct supervisor *s)
         }
         wait_for_events(s, &polled);
         serve(s, &polled);
+        control_retry(s, now());
         jobs_check(s, now());
     }
     free(polled.fds);

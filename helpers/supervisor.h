@@ -19,13 +19,19 @@ static inline int64_t later(int64_t time, int64_t ns)
 
 enum job_state { JOB_WAITING, JOB_STARTED, JOB_EXITED };
 
+/* What init is yet to be told of a command: there was no room in its socket. */
+struct owed {
+    bool kill, resume;
+    uint64_t signals; /* bit n for signal n */
+};
+
 /* One command, from the request to its result. */
 struct job {
     int32_t id;
     enum job_state state;
     bool stopped;
-    uint64_t early; /* signals that init has not been sent yet: bit n for signal n */
-    bool unsent_kill;
+    uint64_t early; /* signals that came before it was executed: bit n for signal n */
+    struct owed owed;
     int64_t timeout; /* ns, or -1 */
     int64_t began, deadline;   /* CLOCK_MONOTONIC, ns; 0: none, as all of these */
     int64_t kill_by, drain_by; /* when patience with init, or with who reads the output, ends */
@@ -42,6 +48,15 @@ struct event {
     struct event *next;
     size_t size;
     int fd;
+    char data[];
+};
+
+/* A request that could not be handed on to init yet. */
+struct held {
+    struct held *next;
+    struct message message;
+    int fds[MESSAGE_FDS], count;
+    int64_t until; /* CLOCK_MONOTONIC, ns: then it is refused */
     char data[];
 };
 
@@ -69,6 +84,9 @@ struct supervisor {
     struct job *jobs[MAX_JOBS];
     unsigned count;
     struct event *events, **last_event;
+    struct held *held; /* in the order they came */
+    unsigned held_count;
+    int64_t held_next; /* when they are tried again */
     struct terminal terminal;
     int pty_in, pty_out; /* where its bytes come from and go to, until it is there */
     bool hung_up;        /* no more input for it: the command was told */
@@ -106,6 +124,11 @@ int64_t jobs_next(const struct supervisor *s);
 
 /* Init is gone, with everything inside; what it used altogether, in us. */
 void jobs_end(struct supervisor *s, int64_t user, int64_t system);
+
+/* Have init send a signal to the command's foreground group, or make it that group again and continue it.
+ * Never waits, and nothing is lost: what finds no room is sent as soon as there is. */
+void job_pass_on(struct supervisor *s, struct job *job, int number);
+void job_resume(struct supervisor *s, struct job *job);
 
 /* Deliver a signal of the caller's, now or once the command is executed, and remember that it was not
  * the command's own affair. */
@@ -161,5 +184,12 @@ void account_answer(struct supervisor *s, const struct message *usage); /* what 
 void control_send(struct supervisor *s, const char *json, size_t size, int fd);
 short control_wanted(struct supervisor *s); /* poll events */
 void control_ready(struct supervisor *s, short revents);
+
+/* Try again to hand on what waits. */
+void control_retry(struct supervisor *s, int64_t time);
+int64_t control_next(const struct supervisor *s); /* when, CLOCK_MONOTONIC in ns; INT64_MAX: never */
+
+/* Forget the request for this command if it is still here: init has not heard of it. */
+bool control_withdraw(struct supervisor *s, int32_t id);
 
 #endif

@@ -50,6 +50,7 @@ const char *error_name(int error)
         {ENOSYS, "ENOSYS"},       {ENOTEMPTY, "ENOTEMPTY"}, {ELOOP, "ELOOP"},
         {EPROTO, "EPROTO"},       {EOVERFLOW, "EOVERFLOW"}, {EUSERS, "EUSERS"},
         {EOPNOTSUPP, "EOPNOTSUPP"}, {ESTALE, "ESTALE"},     {EDQUOT, "EDQUOT"},
+        {ETOOMANYREFS, "ETOOMANYREFS"},
     };
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
@@ -79,24 +80,17 @@ int64_t microseconds(struct timeval time)
     return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
 }
 
-int message_send(int socket, const struct message *message, const void *data, const int *fds, int nfds)
+/* --- datagrams ------------------------------------------------------------------------------ */
+
+int datagram_send(int socket, struct iovec *parts, size_t count, const int *fds, int nfds, int flags)
 {
     union {
         char buffer[CMSG_SPACE(sizeof(int) * MESSAGE_FDS)];
         struct cmsghdr align;
-    } control;
-    struct iovec parts[2] = {
-        {.iov_base = (void *)(uintptr_t)message, .iov_len = sizeof(*message)},
-        {.iov_base = (void *)(uintptr_t)data, .iov_len = message->size},
-    };
-    struct msghdr header = {.msg_iov = parts, .msg_iovlen = message->size ? 2 : 1};
+    } control = {{0}};
+    struct msghdr header = {.msg_iov = parts, .msg_iovlen = count};
 
-    if (nfds > MESSAGE_FDS || message->size > MESSAGE_MAX - sizeof(*message)) {
-        errno = EMSGSIZE;
-        return -1;
-    }
     if (nfds > 0) {
-        memset(&control, 0, sizeof(control));
         header.msg_control = control.buffer;
         header.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)nfds);
         struct cmsghdr *item = CMSG_FIRSTHDR(&header);
@@ -106,55 +100,92 @@ int message_send(int socket, const struct message *message, const void *data, co
         memcpy(CMSG_DATA(item), fds, sizeof(int) * (size_t)nfds);
     }
     for (;;) {
-        if (sendmsg(socket, &header, MSG_NOSIGNAL) >= 0)
+        if (sendmsg(socket, &header, MSG_NOSIGNAL | flags) >= 0)
             return 0;
         if (errno != EINTR)
             return -1;
     }
 }
 
-void message_descriptors(struct msghdr *header, int *fds)
+/* More than MESSAGE_FDS can't come: there is no room for them in the buffer. */
+static void take_descriptors(struct msghdr *header, int *fds)
 {
     for (struct cmsghdr *item = CMSG_FIRSTHDR(header); item; item = CMSG_NXTHDR(header, item)) {
         if (item->cmsg_level != SOL_SOCKET || item->cmsg_type != SCM_RIGHTS)
             continue;
         size_t count = (item->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        if (count > MESSAGE_FDS)
-            count = MESSAGE_FDS;
-        memcpy(fds, CMSG_DATA(item), count * sizeof(int));
+        memcpy(fds, CMSG_DATA(item), (count > MESSAGE_FDS ? MESSAGE_FDS : count) * sizeof(int));
     }
 }
 
-int message_receive(int socket, char *buffer, int *fds)
+static void drop_descriptors(int *fds, int value)
+{
+    for (int i = 0; i < MESSAGE_FDS; i++) {
+        close_fd(&fds[i]);
+        fds[i] = value;
+    }
+}
+
+ssize_t datagram_receive(int socket, char *buffer, size_t size, int *fds, int flags)
 {
     union {
         char buffer[CMSG_SPACE(sizeof(int) * MESSAGE_FDS)];
         struct cmsghdr align;
     } control;
-    struct iovec part = {.iov_base = buffer, .iov_len = MESSAGE_MAX};
+    struct iovec part = {.iov_base = buffer, .iov_len = size};
     struct msghdr header = {
         .msg_iov = &part,
         .msg_iovlen = 1,
         .msg_control = control.buffer,
         .msg_controllen = sizeof(control.buffer),
     };
-    const struct message *message = (const struct message *)(const void *)buffer;
-    ssize_t size;
+    ssize_t n;
 
     for (int i = 0; i < MESSAGE_FDS; i++)
         fds[i] = -1;
     /* ECONNRESET: the other end closed with something of ours unread. It is said once, before what the
      * other end sent last can be had, which may be how the command ended (unix(7)). */
     do
-        size = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
-    while (size < 0 && (errno == EINTR || errno == ECONNRESET));
+        n = recvmsg(socket, &header, MSG_CMSG_CLOEXEC | flags);
+    while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+    if (n <= 0)
+        return n;
+    take_descriptors(&header, fds);
+    if (header.msg_flags & MSG_CTRUNC)
+        drop_descriptors(fds, FDS_LOST);
+    if (header.msg_flags & MSG_TRUNC) {
+        drop_descriptors(fds, -1);
+        errno = EPROTO;
+        return -1;
+    }
+    return n;
+}
+
+/* --- messages ------------------------------------------------------------------------------- */
+
+int message_send(int socket, const struct message *message, const void *data, const int *fds, int nfds)
+{
+    struct iovec parts[2] = {
+        {.iov_base = (void *)(uintptr_t)message, .iov_len = sizeof(*message)},
+        {.iov_base = (void *)(uintptr_t)data, .iov_len = message->size},
+    };
+
+    if (nfds > MESSAGE_FDS || message->size > MESSAGE_MAX - sizeof(*message)) {
+        errno = EMSGSIZE;
+        return -1;
+    }
+    return datagram_send(socket, parts, message->size ? 2 : 1, fds, nfds, 0);
+}
+
+int message_receive(int socket, char *buffer, int *fds)
+{
+    const struct message *message = (const struct message *)(const void *)buffer;
+    ssize_t size = datagram_receive(socket, buffer, MESSAGE_MAX, fds, 0);
+
     if (size <= 0)
         return size < 0 ? -1 : 0;
-    message_descriptors(&header, fds);
-    if ((size_t)size < sizeof(*message) || (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
-        message->size != (size_t)size - sizeof(*message)) {
-        for (int i = 0; i < MESSAGE_FDS; i++)
-            close_fd(&fds[i]);
+    if ((size_t)size < sizeof(*message) || message->size != (size_t)size - sizeof(*message)) {
+        drop_descriptors(fds, -1);
         errno = EPROTO;
         return -1;
     }

@@ -14,6 +14,7 @@ import json
 import os
 import select
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -35,6 +36,8 @@ Event = dict[str, Any]
 
 _EVENT_MAX = 64 * 1024  # bytes; events are a few hundred
 _REQUEST_MAX = 128 * 1024  # bytes of a datagram, as the helper has it; larger ones go by memfd
+#: kind and id, in place of a request that is in a memfd
+_LARGE = struct.Struct("<ii")
 #: how long the supervisor gets to end and clean up before it is killed, seconds
 _PATIENCE = 30.0
 #: between two looks of a waiter that nobody can wake, seconds
@@ -114,13 +117,13 @@ class Channel:
         Raises:
             SetupError: the sandbox has ended, the request can't be sent, or not in *timeout* seconds.
         """
-        fds = list(fds)
-        message = encode([Record(kind, "", "", tuple(fields))])
+        fds, fields = list(fds), tuple(fields)
+        message = encode([Record(kind, "", "", fields)])
         memory = -1
         try:
             if len(message) > _REQUEST_MAX:
                 memory = _in_memory(message)
-                message, fds = b"\0", [memory, *fds]
+                message, fds = _LARGE.pack(kind, fields[0]), [memory, *fds]
             with self._visit():
                 self._send(message, fds, timeout)
         except OSError as error:

@@ -117,7 +117,7 @@ class _Supervisor:
         fds = array("i")
         for _, _, raw in ancillary:
             fds.frombytes(raw)
-        if data[:1] == b"\0":  # in a memfd, which comes before the others
+        if len(data) == 8:  # in a memfd, which comes before the others
             with open(fds.pop(0), "rb") as file:
                 data = file.read()
         ((kind, fields),) = wire.decode(data)

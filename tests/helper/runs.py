@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
+import struct
 import subprocess
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -154,17 +156,26 @@ class Box:
         with contextlib.ExitStack() as stack:
             if len(message) > 128 << 10:
                 fds = [stack.enter_context(plan_file(message)), *fds]
-                message = b"\0"
+                message = struct.pack("<ii", kind, fields[0])
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
             self.socket.sendmsg([message], ancillary)
 
     def spawn(
-        self, number: int, command: Sequence[str], *, stdout: int | None = None, timeout: int = 0
+        self,
+        number: int,
+        command: Sequence[str],
+        *,
+        stdout: int | None = None,
+        timeout: int = 0,
+        workdir: str = "",
+        env: Sequence[str] | None = None,
     ) -> None:
+        environment = (-1,) if env is None else (len(env), *env)
         null = os.open(os.devnull, os.O_RDWR)
         try:
             out = null if stdout is None else stdout
-            self.request(Kind.SPAWN, number, -1, "", timeout, *command, fds=[null, out, null])
+            fields = (number, *environment, workdir, timeout, *command)
+            self.request(Kind.SPAWN, *fields, fds=[null, out, null])
         finally:
             os.close(null)
 
@@ -184,13 +195,23 @@ class Box:
 
 
 @contextlib.contextmanager
-def box(helper: Path, *extra: Record) -> Iterator[Box]:
+def box(helper: Path, *extra: Record, files: int | None = None) -> Iterator[Box]:
+    """A sandbox that stays; *files* is the limit on open files, soft and hard, of its supervisor."""
+
+    def lower() -> None:
+        if files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(PATIENCE)
     slots = [slot(Kind.CONTROL, theirs.fileno()), slot(Kind.VERBOSITY, 0)]
     with theirs, plan_file(encode([*records(), *extra, *slots])) as fd:
         process = subprocess.Popen(
-            [helper, "run", str(fd)], pass_fds=[fd, theirs.fileno()], env={}, stdin=subprocess.DEVNULL
+            [helper, "run", str(fd)],
+            pass_fds=[fd, theirs.fileno()],
+            env={},
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lower,
         )
     opened = Box(process, ours)
     try:

@@ -456,6 +456,21 @@ static int open_file(const struct init *init, const struct record *record, const
     return -1;
 }
 
+/* This user may have too many descriptors on their way already (ETOOMANYREFS, unix(7)): that passes. */
+static int send_file(const struct init *init, const struct message *message, const char *why, int fd)
+{
+    const struct timespec pause = {.tv_nsec = 2000000};
+    int result = -1;
+
+    for (int round = 0; round < 5000; round++) {
+        result = message_send(init->socket, message, why, &fd, fd < 0 ? 0 : 1);
+        if (result == 0 || errno != ETOOMANYREFS)
+            break;
+        nanosleep(&pause, NULL);
+    }
+    return result;
+}
+
 static void open_for_caller(struct init *init, int32_t id, const struct record *record)
 {
     struct message message = {.type = MSG_FILE, .id = id};
@@ -483,7 +498,7 @@ static void open_for_caller(struct init *init, int32_t id, const struct record *
             fd = open_file(init, record, &why);
         message.a = fd < 0 ? errno : 0;
         message.size = fd < 0 ? (uint32_t)strlen(why) + 1 : 0;
-        if (message_send(init->socket, &message, why, &fd, fd < 0 ? 0 : 1) < 0)
+        if (send_file(init, &message, why, fd) < 0)
             refuse_file(init, id, errno, strerror(errno));
         _exit(0);
     }

@@ -55,6 +55,14 @@ class TestFewOpenFiles:
             verdicts = {box.event(event="result")["verdict"] for _ in range(4)}
             assert verdicts == {"ok"}
 
+    def test_a_file_waits_for_those_on_their_way(self, helper):
+        with runs.box(helper, files=64) as box:
+            box.event(event="ready")
+            with descriptors_on_their_way(200):
+                box.request(Kind.OPEN, 1, 1, 0o644, "/tmp/file")
+                time.sleep(0.05)
+            assert box.event(event="file", id=1)["errno"] == 0
+
     def test_a_request_that_waits_can_end(self, helper):
         with runs.box(helper, files=64) as box:
             box.event(event="ready")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import queue
 import stat
 import textwrap
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import sandbox
 
@@ -47,6 +51,23 @@ def errno_of(expression: str, imports: str = "os, ctypes, socket, fcntl", **opti
         """,
         **options,
     )
+
+
+def soon(call: Callable[[], object]) -> object:
+    """What *call* returns or raises, which must not take long."""
+    answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def attempt() -> None:
+        try:
+            answers.put(call())
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
+    try:
+        return answers.get(timeout=20)
+    except queue.Empty:
+        pytest.fail("the caller is kept waiting")
 
 
 @contextmanager

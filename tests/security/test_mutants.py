@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("sandbox", "helpers", "configs", "scripts", "tests", "pyproject.toml")
 HELPER = Path("sandbox", "_helper", "sandbox-helper")
 TESTS_FAILED = 1  # pytest's exit status; anything else means that they did not run
-PATIENCE = 300.0
+PATIENCE = 240.0  # less than faulthandler_timeout
 
 pytestmark = pytest.mark.mutation
 

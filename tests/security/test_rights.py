@@ -165,11 +165,12 @@ def test_only_the_standard_descriptors_are_inherited() -> None:
     try:
         for fd in extra:
             os.set_inheritable(fd, True)
-        listing = output("import os; print(sorted(os.listdir('/proc/self/fd'), key=int))")
+        code = "import os; print(sorted(os.listdir('/proc/self/fd'), key=int))"
+        listings = {output(code) for _ in range(4)}  # the later ones by a supervisor that was made ahead
     finally:
         for fd in extra:
             os.close(fd)
-    assert listing == "['0', '1', '2', '3']"  # 3 is the listing itself
+    assert listings == {"['0', '1', '2', '3']"}  # 3 is the listing itself
 
 
 def test_a_working_directory_behind_a_descriptor_is_refused() -> None:

@@ -4,6 +4,9 @@
  *
  * A request is the numbers that descriptors shall have, as int32_t, with the descriptors; the first is the
  * plan, whose number is no matter, and the second the control socket.
+ *
+ * It is not the child of its caller, who may be waiting for all it has, and has nothing of it but the socket:
+ * not its session, its directory, or any other descriptor.
  */
 
 #include <errno.h>
@@ -13,8 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "helper.h"
@@ -25,11 +29,10 @@ enum { REQUESTS = 3, TAKEN = 4, FIRST_OWN = 5 };
 
 #define MAX_SPARES 2
 #define MAX_FDS 16
-/* How long a process for a request may not be had before the request is refused. */
-#define RETRIES 20
-#define RETRY_MS 25
 /* Nobody asked for anything for so long: what is made ahead costs memory. */
 #define IDLE_MS 30000
+/* And a spare that is told to go needs at most so long. */
+#define CLOSED_MS 10000
 
 struct spare {
     pid_t pid;
@@ -44,11 +47,11 @@ struct taken {
 };
 
 struct broker {
-    int lifeline, taken;
+    int lifeline, taken, children;
     struct spare spares[MAX_SPARES];
     unsigned count;
-    bool seen; /* there was a request: it is known what the next will want */
-    uint64_t namespaces;
+    bool closed; /* no request can come any more */
+    uint64_t namespaces; /* of the last request, or as we were told for the first */
     struct place place; /* where the last one wanted its cgroup, */
     struct scope scope; /* and we are now */
 };
@@ -179,6 +182,7 @@ static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
     struct failure failure;
     struct plan plan;
     const char *why;
+    sigset_t none;
     int taken = TAKEN;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -190,10 +194,11 @@ static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
         ahead.scope.base = -1;
     sys_close_range(ahead.scope.base < 0 ? FIRST_OWN : FIRST_OWN + 1, ~0u);
     setpgid(0, 0);
-    signal(SIGCHLD, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
     init_clear(&ahead.init);
     /* What can't be made ahead (a limit on namespaces) is tried again, and explained, for a plan. */
-    if (broker->seen && box_make(&ahead.scope, &ahead.box, &failure) == 0)
+    if (box_make(&ahead.scope, &ahead.box, &failure) == 0)
         init_clone(broker->namespaces, NULL, NULL, ahead.box.run, &ahead.init, &failure);
     if (receive(&request) < 0) {
         drop(&ahead);
@@ -240,15 +245,9 @@ static int add_spare(struct broker *broker)
 static void add_needed(struct broker *broker)
 {
     struct request request = {.count = 0};
-    const struct timespec pause = {.tv_nsec = RETRY_MS * 1000000L};
+    int error = add_spare(broker) < 0 ? errno : 0;
 
-    for (int i = 0; i < RETRIES; i++) {
-        if (add_spare(broker) == 0)
-            return;
-        nanosleep(&pause, NULL);
-    }
-    int error = errno;
-    if (receive(&request) == 0)
+    if (error && receive(&request) == 0)
         refuse(&request, "no process can be made", error,
                "end some processes, or raise the limit on them (ulimit -u)");
 }
@@ -274,7 +273,6 @@ static void read_taken(struct broker *broker)
     struct taken taken;
 
     while (read(broker->taken, &taken, sizeof(taken)) == (ssize_t)sizeof(taken)) {
-        broker->seen = true;
         broker->namespaces = taken.namespaces;
         enter(broker, &taken.place);
         for (unsigned i = 0; i < broker->count; i++)
@@ -283,50 +281,45 @@ static void read_taken(struct broker *broker)
     }
 }
 
-/* Wait for what happens next. Without a spare, for the request that needs one. False: nobody wants anything. */
-static bool wait_for_events(struct broker *broker, int patience)
+/* Those who lived as long as their sandboxes, too. */
+static void reap(const struct broker *broker)
 {
-    struct pollfd polls[3 + MAX_SPARES] = {
+    struct signalfd_siginfo ignored;
+
+    while (read(broker->children, &ignored, sizeof(ignored)) > 0)
+        ;
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ;
+}
+
+/* Wait for what happens next. Without a spare, for the request that needs one. False: nobody wants anything. */
+static bool wait_for_events(struct broker *broker)
+{
+    struct pollfd polls[4 + MAX_SPARES] = {
         {.fd = broker->lifeline, .events = POLLIN},
         {.fd = broker->taken, .events = POLLIN},
-        {.fd = REQUESTS, .events = broker->count ? 0 : POLLIN},
+        {.fd = broker->children, .events = POLLIN},
+        {.fd = broker->closed && broker->count ? -1 : REQUESTS, .events = broker->count ? 0 : POLLIN},
     };
 
     for (unsigned i = 0; i < broker->count; i++)
-        polls[3 + i] = (struct pollfd){.fd = broker->spares[i].pidfd, .events = POLLIN};
-    int ready = poll(polls, 3 + broker->count, patience);
+        polls[4 + i] = (struct pollfd){.fd = broker->spares[i].pidfd, .events = POLLIN};
+    int ready = poll(polls, 4 + broker->count, broker->closed ? CLOSED_MS : IDLE_MS);
     if (ready < 0 && errno != EINTR)
         return false;
-    if (ready == 0 || polls[0].revents || polls[2].revents & (POLLERR | POLLNVAL) ||
-        (polls[2].revents & (POLLHUP | POLLIN)) == POLLHUP)
+    if (ready == 0 || polls[0].revents || polls[3].revents & (POLLERR | POLLNVAL) ||
+        (polls[3].revents & (POLLHUP | POLLIN)) == POLLHUP)
         return false;
     for (unsigned i = broker->count; i-- > 0;)
-        if (polls[3 + i].revents)
+        if (polls[4 + i].revents)
             forget(broker, i);
+    if (polls[2].revents)
+        reap(broker);
     if (polls[1].revents)
         read_taken(broker);
-    else if (polls[2].revents & POLLIN)
+    else if (polls[3].revents & POLLIN)
         add_needed(broker);
     return true;
-}
-
-static int arrange_descriptors(struct broker *broker, int socket, int lifeline)
-{
-    int pipes[2], above = 64;
-
-    if (fcntl(socket, F_GETFD) < 0 || pipe2(pipes, O_CLOEXEC) < 0)
-        return -1;
-    int *all[] = {&socket, &lifeline, &pipes[0], &pipes[1]};
-    for (unsigned i = 0; i < 4; i++)
-        if ((*all[i] = fcntl(*all[i], F_DUPFD_CLOEXEC, above)) < 0)
-            return -1;
-    if (dup2(socket, REQUESTS) < 0 || dup2(pipes[1], TAKEN) < 0 || dup2(lifeline, FIRST_OWN) < 0 ||
-        dup2(pipes[0], FIRST_OWN + 1) < 0)
-        return -1;
-    broker->lifeline = FIRST_OWN;
-    broker->taken = FIRST_OWN + 1;
-    sys_close_range(FIRST_OWN + 2, ~0u);
-    return fcntl(broker->taken, F_SETFL, O_RDONLY | O_NONBLOCK);
 }
 
 /* Spares that nobody will ask for end by themselves, and remove their cgroups; our death would kill them
@@ -341,31 +334,62 @@ static void await_spares(struct broker *broker)
     }
 }
 
-/* No request can come any more. Those that came are still read: spares go when there is none left. */
+/* No request can come any more. Those that came are still read, by spares that end when there is none left. */
 static void retire(struct broker *broker)
 {
     char byte;
 
     shutdown(REQUESTS, SHUT_RD);
+    broker->closed = true;
     while (broker->count || recv(REQUESTS, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
-        if (!wait_for_events(broker, 1000))
+        if (!wait_for_events(broker))
             break;
     await_spares(broker);
+    reap(broker);
 }
 
-int broker_main(int socket, int lifeline)
+static int arrange_descriptors(struct broker *broker, int socket, int lifeline)
 {
-    struct broker broker = {.scope = {.base = -1}};
+    int pipes[2], above = 64;
+    sigset_t children;
+
+    sigemptyset(&children);
+    sigaddset(&children, SIGCHLD);
+    sigprocmask(SIG_SETMASK, &children, NULL);
+    signal(SIGCHLD, SIG_DFL); /* ignored, there would be nothing to wait for */
+    int watched = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fcntl(socket, F_GETFD) < 0 || watched < 0 || pipe2(pipes, O_CLOEXEC) < 0)
+        return -1;
+    int *all[] = {&socket, &lifeline, &pipes[0], &pipes[1], &watched};
+    for (unsigned i = 0; i < 5; i++)
+        if ((*all[i] = fcntl(*all[i], F_DUPFD_CLOEXEC, above)) < 0)
+            return -1;
+    broker->lifeline = FIRST_OWN;
+    broker->taken = FIRST_OWN + 1;
+    broker->children = FIRST_OWN + 2;
+    if (dup2(socket, REQUESTS) < 0 || dup2(pipes[1], TAKEN) < 0 || dup2(lifeline, broker->lifeline) < 0 ||
+        dup2(pipes[0], broker->taken) < 0 || dup2(watched, broker->children) < 0)
+        return -1;
+    sys_close_range(FIRST_OWN + 3, ~0u);
+    return fcntl(broker->taken, F_SETFL, O_RDONLY | O_NONBLOCK);
+}
+
+int broker_main(int socket, int lifeline, uint64_t namespaces)
+{
+    struct broker broker = {.namespaces = namespaces, .scope = {.base = -1}};
 
     clearenv();
-    if (arrange_descriptors(&broker, socket, lifeline) < 0) {
-        dprintf(2, "sandbox: cannot start the broker: %s\n", strerror(errno));
+    if (arrange_descriptors(&broker, socket, lifeline) < 0 || chdir("/") < 0)
         return EXIT_OURS;
-    }
-    signal(SIGCHLD, SIG_IGN); /* nobody is waited for */
-    while (wait_for_events(&broker, IDLE_MS))
-        while (broker.seen && broker.count < MAX_SPARES && add_spare(&broker) == 0)
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid < 0 ? EXIT_OURS : 0;
+    if (setsid() < 0 || introduce(REQUESTS, "broker") < 0)
+        return EXIT_OURS;
+    do
+        while (broker.count < MAX_SPARES && add_spare(&broker) == 0)
             ;
+    while (wait_for_events(&broker));
     retire(&broker);
     return 0;
 }

@@ -97,6 +97,10 @@ struct message {
 /* Send a datagram of some parts with at most MESSAGE_FDS descriptors. 0, or -1 with errno. */
 int datagram_send(int socket, struct iovec *parts, size_t count, const int *fds, int nfds, int flags);
 
+/* Tell the caller, whose child we are not, who we are, with a pidfd: the first event on a socket. 0, or -1 with
+ * errno. The caller must have had it before anything else happens: without it, it looks for another one. */
+int introduce(int socket, const char *role);
+
 /* Receive one. fds[MESSAGE_FDS] gets what came (CLOEXEC) and -1 elsewhere, or FDS_LOST everywhere. Bytes,
  * 0 at end of file, or -1 with errno (EPROTO: larger than the buffer). */
 ssize_t datagram_receive(int socket, char *buffer, size_t size, int *fds, int flags);
@@ -128,7 +132,8 @@ struct init_process {
 /* An init_process that is none. */
 void init_clear(struct init_process *init);
 
-/* The namespaces that a plan wants, as clone(2) flags. */
+/* The namespaces that a plan wants, as clone(2) flags; those of some flags that are a plan's choice. */
+uint64_t init_known(int64_t flags);
 uint64_t init_namespaces(const struct plan *plan);
 
 /* clone3 init with these namespaces (but the mounts', which it makes itself when it begins: they are to be
@@ -163,7 +168,8 @@ struct made_ahead {
 int supervisor_main(struct plan *plan, struct made_ahead *ahead);
 
 /* The broker's life (broker.c): requests come on the socket, and it ends with the process whose pidfd
- * `lifeline` is. Returns the exit status. */
-int broker_main(int socket, int lifeline);
+ * `lifeline` is; the first request will want these namespaces. Returns the exit status, to whom started it
+ * as soon as the broker is there. */
+int broker_main(int socket, int lifeline, uint64_t namespaces);
 
 #endif

@@ -76,8 +76,8 @@ int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "run") == 0)
         return run(argv[2]);
-    if (argc == 4 && strcmp(argv[1], "broker") == 0 && descriptor(argv[2]) >= 0 && descriptor(argv[3]) >= 0)
-        return broker_main(descriptor(argv[2]), descriptor(argv[3]));
+    if (argc == 5 && strcmp(argv[1], "broker") == 0 && descriptor(argv[2]) >= 0 && descriptor(argv[3]) >= 0)
+        return broker_main(descriptor(argv[2]), descriptor(argv[3]), init_known(strtoll(argv[4], NULL, 10)));
     if (argc == 3 && strcmp(argv[1], "decode") == 0)
         return decode(argv[2]);
     if (argc == 2 && strcmp(argv[1], "true") == 0)

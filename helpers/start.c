@@ -252,12 +252,16 @@ static int explain_cgroup(const struct plan *plan, int error, struct failure *fa
     return fail(failure, error, record, "cannot start a process in the cgroup: %s", strerror(error));
 }
 
+uint64_t init_known(int64_t flags)
+{
+    return (uint64_t)flags & (K_CLONE_NEWCGROUP | K_CLONE_NEWUTS | K_CLONE_NEWIPC | K_CLONE_NEWNET);
+}
+
 uint64_t init_namespaces(const struct plan *plan)
 {
     const struct record *record = plan_find(plan, KIND_NAMESPACES);
-    uint64_t optional = K_CLONE_NEWCGROUP | K_CLONE_NEWUTS | K_CLONE_NEWIPC | K_CLONE_NEWNET;
 
-    return record ? (uint64_t)record_int(record, 0) & optional : 0;
+    return record ? init_known(record_int(record, 0)) : 0;
 }
 
 static int open_userns(struct init_process *init)

@@ -518,15 +518,6 @@ static int start_init(struct supervisor *s, const struct command_stdio *io)
     return fcntl(s->init.socket, F_SETFL, O_RDWR | O_NONBLOCK);
 }
 
-/* Whose child we are not has to be told who we are. */
-static void introduce(struct supervisor *s)
-{
-    char json[64];
-    int size = snprintf(json, sizeof(json), "{\"event\":\"supervisor\",\"pid\":%d}", getpid());
-
-    control_send(s, json, (size_t)size, (int)syscall(SYS_pidfd_open, getpid(), 0));
-}
-
 /* The broker's, if it is where the plan wants to be, with the box that was made ahead; else one of our own. */
 static int enter_scope(struct supervisor *s)
 {
@@ -551,12 +542,13 @@ static int start(struct supervisor *s)
     struct job *job;
     int result;
 
-    if (take_descriptors(s, &s->failure) < 0 ||
-        enter_scope(s) < 0 || watch_signals(s, &s->failure) < 0)
+    if (take_descriptors(s, &s->failure) < 0)
+        return -1;
+    if (s->ahead->plan_fd >= 0 && introduce(s->control, "supervisor") < 0)
+        return fail(&s->failure, errno, NULL, "cannot start: %s", strerror(errno));
+    if (enter_scope(s) < 0 || watch_signals(s, &s->failure) < 0)
         return -1;
     scope_sweep(&s->scope);
-    if (s->ahead->plan_fd >= 0)
-        introduce(s);
     if (s->one_shot) {
         job = job_new(s, 0);
         if (!job)

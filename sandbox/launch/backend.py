@@ -1,8 +1,9 @@
 """Starting a supervisor, and the seam where tests put something else.
 
 A `Backend` is given an encoded plan and starts whatever obeys it; everything that follows
-is said over the control socket that the plan names. `Native` starts the real helper.
-Nothing here knows what a plan says or what the supervisor answers.
+is said over the control socket that comes back. `Native` starts the real helper;
+`sandbox.launch.broker` has it made ahead. Nothing here knows what a plan says or what the
+supervisor answers.
 """
 
 from __future__ import annotations
@@ -11,14 +12,27 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from sandbox import paths
+from sandbox import paths, wire
 from sandbox.errors import SetupError
+from sandbox.wire import Kind, Record
 
-__all__ = ["Backend", "Child", "Helper", "Native", "above_stdio", "plan_file", "spawn"]
+__all__ = [
+    "Backend",
+    "Child",
+    "Helper",
+    "Native",
+    "Started",
+    "above_stdio",
+    "in_memory",
+    "pair",
+    "parts",
+    "spawn",
+]
 
 
 class Helper(Protocol):
@@ -40,14 +54,25 @@ class Helper(Protocol):
         ...
 
 
+class Started(NamedTuple):
+    """A supervisor, and our end of its control socket."""
+
+    control: socket.socket
+    helper: Helper
+
+
 class Backend(Protocol):
     """What starts supervisors."""
 
-    def start(self, plan: bytes, fds: Sequence[int], *, own_group: bool = True) -> Helper:
-        """Start a supervisor on *plan*, whose slots name descriptors among *fds*.
+    def start(
+        self, plan: bytes, fds: Sequence[int], *, namespaces: int = 0, own_group: bool = True
+    ) -> Started:
+        """Start a supervisor on *plan*, whose slots name descriptors among *fds*. It dies with this
+        process, whichever thread started it.
 
-        *fds* stay the caller's, who closes them. With *own_group* the supervisor leads a process
-        group of its own, so that the caller's Ctrl-C is for the caller to handle.
+        *fds* stay the caller's, who closes them. *namespaces* are the plan's, clone(2) flags. With
+        *own_group* the supervisor leads a process group of its own, so that the caller's Ctrl-C is for
+        the caller to handle.
 
         Raises:
             SetupError: it could not be started.
@@ -62,15 +87,38 @@ class Native:
     its exec, which costs the same for a large heap and is safe with threads.
     """
 
-    def start(self, plan: bytes, fds: Sequence[int], *, own_group: bool = True) -> Helper:
+    def start(
+        self, plan: bytes, fds: Sequence[int], *, namespaces: int = 0, own_group: bool = True
+    ) -> Started:
+        with parts(plan) as (control, memory, *ours):
+            child = spawn(["run", str(memory)], [memory, *ours, *fds], own_group=own_group)
+            return Started(control, child)
+
+
+@contextlib.contextmanager
+def parts(plan: bytes) -> Iterator[tuple[socket.socket, int, int, int]]:
+    """What a supervisor is started with, however that is done: our end of the control socket, a memfd with
+    *plan* and these slots in it, the supervisor's end, and the lifeline. They are closed at the end, but
+    our end only by an exception.
+
+    Raises:
+        SetupError: they can't be had (too many open files).
+    """
+    with contextlib.ExitStack() as undo, contextlib.ExitStack() as given:
         try:
-            memory = plan_file(plan)
+            control, theirs = pair()
+            undo.callback(control.close)
+            given.callback(os.close, theirs)
+            lifeline = above_stdio(os.pidfd_open(os.getpid()))
+            given.callback(os.close, lifeline)
+            slots = (Record(Kind.CONTROL, "", "", (theirs,)), Record(Kind.LIFELINE, "", "", (lifeline,)))
+            memory = in_memory(wire.extend(plan, slots))
+            given.callback(os.close, memory)
         except OSError as error:
-            raise SetupError(f"cannot store the plan: {error.strerror}", errno=error.errno or 0) from error
-        try:
-            return spawn(["run", str(memory)], [memory, *fds], own_group=own_group)
-        finally:
-            os.close(memory)
+            said = f"cannot start a sandbox: {error.strerror}"
+            raise SetupError(said, errno=error.errno or 0) from error
+        yield control, memory, theirs, lifeline
+        undo.pop_all()
 
 
 def spawn(
@@ -95,20 +143,20 @@ def spawn(
         pid = os.posix_spawn(path, words, {}, file_actions=[*actions, *inherited], setsigmask=(), **group)
     except OSError as error:
         raise _spawn_error(path, error) from error
-    return Child(pid)
+    try:
+        return Child(pid, os.pidfd_open(pid))
+    except OSError:  # already ended and reaped by somebody else: ESRCH
+        return Child(pid, -1)
 
 
 class Child:
-    """The helper as our child: waited for by its pidfd alone, so that neither somebody else's
-    waitpid(-1) nor SIGCHLD being ignored confuses us."""
+    """A helper process, most often our child: waited for by its pidfd alone, which is this object's, so
+    that neither somebody else's waitpid(-1) nor SIGCHLD being ignored confuses us."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
+        self._pidfd = pidfd
         self._owner = os.getpid()
-        try:
-            self._pidfd = os.pidfd_open(pid)
-        except OSError:  # already ended and reaped by somebody else: ESRCH
-            self._pidfd = -1
 
     def wait(self, timeout: float | None = None) -> bool:
         if self._pidfd < 0 or self._owner != os.getpid():  # a fork of our caller has no such child
@@ -122,7 +170,7 @@ class Child:
                 break
             if left == 0.0:
                 return False
-        with contextlib.suppress(ChildProcessError):
+        with contextlib.suppress(ChildProcessError):  # somebody else's, or reaped
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         os.close(self._pidfd)
         self._pidfd = -1
@@ -158,11 +206,19 @@ def above_stdio(fd: int) -> int:
         os.close(fd)
 
 
-def plan_file(plan: bytes) -> int:
-    """A memfd with *plan*, at its beginning. Raises OSError."""
+def pair() -> tuple[socket.socket, int]:
+    """A control socket: our end, and the other one as a bare descriptor that is the caller's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control = socket.socket(fileno=above_stdio(ours.detach()))
+    control.setblocking(True)  # whatever socket.setdefaulttimeout() says
+    return control, above_stdio(theirs.detach())
+
+
+def in_memory(data: bytes) -> int:
+    """A memfd with *data*, to be read from its beginning; the caller's to close."""
     fd = above_stdio(os.memfd_create("sandbox-plan", os.MFD_CLOEXEC))
     try:
-        view = memoryview(plan)
+        view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
         os.lseek(fd, 0, os.SEEK_SET)

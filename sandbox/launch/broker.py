@@ -1,203 +1,239 @@
 """Launches that find their supervisor made ahead: the client of `sandbox-helper broker`.
 
-The first launch of a process starts its supervisor directly, and pays for nothing else. From the
-second on there is a broker, one for the process, which keeps supervisors with their namespaces
-ready. They have what the process had when the broker was started (resource limits, ids, priority
-...): a process that has changed since gets a new broker, and so does a fork of it. Where a broker
-can't help, the launch is a direct one.
+A process's only launch starts its supervisor directly and pays for nothing else. With the second one
+comes a broker, which keeps supervisors with their namespaces ready for those that follow, until nobody
+has wanted one for a while.
+
+Supervisors have from their maker what a process hands on: ids, resource limits, CPUs, namespaces and so
+on. Whoever changes one of these is not to get a sandbox that knows the old state. So a broker is used for
+launches from the very state that it was made in, and made for a state that is met twice in a row; all
+others are direct, and so is every launch for which there is no broker to be had.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
+import re
 import resource
-import select
-import signal
 import socket
 import threading
+import weakref
 from array import array
 from collections.abc import Sequence
 
-from sandbox import paths
 from sandbox.errors import SetupError
-from sandbox.launch.backend import Child, Helper, Native, above_stdio, plan_file, spawn
+from sandbox.launch.backend import Child, Native, Started, above_stdio, pair, parts, spawn
 
-__all__ = ["Brokered", "Remote", "stop"]
+__all__ = ["Brokered", "stop"]
 
 #: descriptors of one request, as the helper has it
 _MAX_FDS = 16
-#: setrlimit(2) has numbers 0 to 15
-_RESOURCES = range(16)
-#: where a process is: os.unshare, setns and chroot change these
-_SURROUNDINGS = ("/", *(f"/proc/self/ns/{name}" for name in ("user", "mnt", "net", "cgroup")))
-#: how long a broker that was told to go may take, seconds
+#: below the limit on open files, for the helper's own
+_ROOM = 64
+#: how long a broker may take to come or go, seconds
 _PATIENCE = 10.0
-
-
-class Remote:
-    """A supervisor that is the broker's child: what it says of itself is how we know it."""
-
-    def __init__(self) -> None:
-        self.pid = -1
-        self._pidfd = -1
-        self._owner = os.getpid()
-
-    def introduce(self, pid: int, pidfd: int) -> None:
-        """It is *pid*; *pidfd* (or -1) becomes this object's."""
-        self._close()
-        self.pid, self._pidfd = pid, pidfd
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended; it is reaped by the kernel. One that never said who it is took no
-        request of ours, or ended before it could."""
-        if self._pidfd < 0 or self._owner != os.getpid():
-            return True
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        if not poller.poll(None if timeout is None else timeout * 1000):
-            return False
-        self._close()
-        return True
-
-    def kill(self) -> None:
-        self._signal(signal.SIGKILL)
-
-    def resume(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
-        if self._pidfd >= 0 and self._owner == os.getpid():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
-
-    def _close(self) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-
-    def __del__(self) -> None:
-        self._close()
-
-
-class _Broker:
-    """A running broker: our end of its socket."""
-
-    def __init__(self, likeness: tuple[object, ...]) -> None:
-        self.likeness = likeness
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket = socket.socket(fileno=above_stdio(ours.detach()))
-        fd = above_stdio(theirs.detach())
-        lifeline = -1
-        try:
-            lifeline = above_stdio(os.pidfd_open(os.getpid()))
-            null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
-            actions = [null, *((os.POSIX_SPAWN_DUP2, 0, number) for number in (1, 2))]
-            self._child: Child = spawn(["broker", str(fd), str(lifeline)], [fd, lifeline], actions)
-        except BaseException:
-            self._socket.close()
-            raise
-        finally:
-            for number in (fd, lifeline):
-                if number >= 0:
-                    os.close(number)
-
-    def send(self, numbers: Sequence[int], fds: Sequence[int]) -> None:
-        """One request: *fds*, and the numbers they shall have.
-
-        Raises:
-            OSError: it has gone (EPIPE), or has too many requests unread.
-        """
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
-        flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
-        self._socket.sendmsg([array("i", numbers)], ancillary, flags)
-
-    def end(self) -> None:
-        """Let it go; sandboxes that run are not concerned."""
-        self._socket.close()
-        if not self._child.wait(_PATIENCE):
-            self._child.kill()
-            self._child.wait()
-
-    def forget(self) -> None:
-        """In a fork: close our copy, so that the broker is its owner's alone."""
-        self._socket.close()
+#: who may have fewer processes or namespaces than this has none to spare
+_PLENTY = 256
+#: of /proc/PID/status, the lines about what a process hands on
+_STATUS = re.compile(rb"^(?:Umask|Uid|Gid|Groups|Cap...|NoNewPrivs|Seccomp.*):.*", re.MULTILINE)
+_NAMESPACES = ("mnt", "net", "user", "pid_for_children", "ipc", "uts", "cgroup")
 
 
 class Brokered:
-    """Starts supervisors through this process's broker, or directly where that does not work."""
+    """A `Backend` that starts supervisors through this process's broker, or directly."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._launches = 0
+        self._native = Native()
+        self._reset()
+
+    def _reset(self) -> None:
+        # Re-entrant, so that a signal handler of the caller's may launch something while we hold it.
+        self._lock = threading.RLock()
         self._broker: _Broker | None = None
+        self._last: object = None
 
-    def start(self, plan: bytes, fds: Sequence[int], *, own_group: bool = True) -> Helper:
-        if own_group and len(fds) < _MAX_FDS:
-            with contextlib.suppress(OSError, SetupError):
-                return self._request(plan, list(dict.fromkeys(fds)))
-        return Native().start(plan, fds, own_group=own_group)
+    def start(
+        self, plan: bytes, fds: Sequence[int], *, namespaces: int = 0, own_group: bool = True
+    ) -> Started:
+        if not own_group:
+            return self._native.start(plan, fds, own_group=False)
+        inherited = _inherited()
+        broker = self._broker
+        if broker is not None and broker.inherited == inherited:
+            started = broker.start(plan, fds)
+            if started is not None:
+                self._last = inherited
+                return started
+        started = self._native.start(plan, fds)
+        self._consider(inherited, namespaces)
+        return started
 
-    def _request(self, plan: bytes, fds: Sequence[int]) -> Helper:
+    def _consider(self, inherited: object, namespaces: int) -> None:
+        """Make a broker, if the launch that was just started was like the one before."""
         with self._lock:
-            self._launches += 1
-            if self._launches == 1:
-                raise SetupError("the first launch is direct")
-            memory = plan_file(plan)
-            try:
-                self._send([-1, *fds], [memory, *fds])
-            finally:
-                os.close(memory)
-        return Remote()
-
-    def _send(self, numbers: Sequence[int], fds: Sequence[int]) -> None:
-        likeness = _likeness()
-        if self._broker and self._broker.likeness == likeness:
-            try:
-                self._broker.send(numbers, fds)
+            again, self._last = inherited == self._last, inherited
+            if inherited is None or not again:
                 return
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # nobody asked for anything for a while, so that it went
-        self._end()
-        self._broker = _Broker(likeness)
-        self._broker.send(numbers, fds)
-
-    def _end(self) -> None:
-        broker, self._broker = self._broker, None
-        if broker:
-            broker.end()
+            broker = self._broker
+            if broker is None or broker.inherited != inherited or broker.retired:
+                self._broker = _Broker(inherited)
+                self._broker.make(namespaces)
 
     def stop(self) -> None:
         with self._lock:
-            self._end()
-            self._launches = 0
+            broker, self._broker, self._last = self._broker, None, None
+        if broker is not None:
+            broker.end()
 
     def forked(self) -> None:
-        self._lock = threading.Lock()
-        self._launches = 0
-        if self._broker:
-            self._broker.forget()
-            self._broker = None
+        """We are the child: the broker is the parent's."""
+        broker = self._broker
+        self._reset()
+        if broker is not None:
+            broker.forget()
 
 
-def _likeness() -> tuple[object, ...]:
-    """What a supervisor has from the process that starts it, and a plan does not say."""
-    return (
-        paths.helper(),
-        os.getresuid(),
-        os.getresgid(),
-        os.getgroups(),
-        os.getpriority(os.PRIO_PROCESS, 0),
-        os.sched_getscheduler(0),
-        os.sched_getaffinity(0),
-        [resource.getrlimit(number) for number in _RESOURCES],
-        [_identity(path) for path in _SURROUNDINGS],
-    )
+class _Broker:
+    """A broker for launches from the state *inherited*. It is let go of by the last reference."""
+
+    def __init__(self, inherited: object) -> None:
+        self.inherited = inherited
+        #: it was of use, and has gone
+        self.retired = False
+        self.process: Child | None = None
+        self._socket: socket.socket | None = None
+        self._finalizer: weakref.finalize[..., _Broker] | None = None
+
+    def make(self, namespaces: int) -> None:
+        """Start it, to have supervisors ready for plans with *namespaces*. Where that does not work
+        `start` does not, either."""
+        if not _plenty():
+            return
+        with contextlib.suppress(OSError, SetupError), contextlib.ExitStack() as undo:
+            control, theirs = pair()
+            undo.callback(control.close)
+            with contextlib.ExitStack() as given:
+                given.callback(os.close, theirs)
+                lifeline = above_stdio(os.pidfd_open(os.getpid()))
+                given.callback(os.close, lifeline)
+                null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
+                actions = [null, *((os.POSIX_SPAWN_DUP2, 0, number) for number in (1, 2))]
+                arguments = ["broker", str(theirs), str(lifeline), str(namespaces)]
+                starter = spawn(arguments, [theirs, lifeline], actions)
+            starter.wait(_PATIENCE)  # the broker is its child, not ours
+            control.settimeout(_PATIENCE)
+            self.process = _introduction(control)
+            control.settimeout(None)
+            if self.process is None:
+                return
+            self._socket = control
+            undo.pop_all()
+            self._finalizer = weakref.finalize(self, _let_go, control, self.process, os.getpid())
+            self._finalizer.atexit = False  # it sees itself when we end
+
+    def start(self, plan: bytes, fds: Sequence[int]) -> Started | None:
+        """Start a supervisor as `Backend` does; None when there is none to be had, and none began."""
+        numbers = list(dict.fromkeys(fds))
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if self._socket is None or len(numbers) > _MAX_FDS - 3 or max(numbers, default=0) > most - _ROOM:
+            return None
+        with parts(plan) as (control, memory, *ours):
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [memory, *ours, *numbers]))]
+            flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+            try:
+                self._socket.sendmsg([array("i", [-1, *ours, *numbers])], ancillary, flags)
+            except OSError as error:  # or it has much to do, or there are many descriptors on their way
+                self.retired = error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+                control.close()
+                return None
+        # Whoever takes it says so first of all, and nothing has happened until then. With our copy of
+        # its end closed, an end of file tells that nobody has, or lived long enough to.
+        try:
+            helper = _introduction(control)
+        except BaseException:
+            control.close()
+            raise
+        if helper is None:
+            control.close()
+            return None
+        return Started(control, helper)
+
+    def end(self) -> None:
+        """Let it go, and wait until it is gone. Sandboxes that run are not concerned."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    def forget(self) -> None:
+        """In a fork: close our copy, so that the broker is its owner's alone."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        if self._socket is not None:
+            self._socket.close()
 
 
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
+def _let_go(control: socket.socket, process: Child, owner: int) -> None:
+    control.close()
+    if owner == os.getpid() and not process.wait(_PATIENCE):
+        process.kill()
+        process.wait()
+
+
+def _introduction(control: socket.socket) -> Child | None:
+    """Wait for a broker, or a supervisor, to say who it is; None when it does not."""
+    fds = array("i")
+    try:
+        room = socket.CMSG_SPACE(fds.itemsize)
+        data, ancillary, _, _ = control.recvmsg(4096, room, socket.MSG_CMSG_CLOEXEC)
+    except OSError:
+        return None
+    for _, _, each in ancillary:
+        fds.frombytes(each[: len(each) - len(each) % fds.itemsize])
+    pidfd = above_stdio(fds[0]) if fds else -1
+    event = json.loads(data) if data else {}
+    return Child(event["pid"], pidfd) if "pid" in event else None
+
+
+def _inherited() -> object:
+    """What a process that this thread makes has from it and a plan does not say, as far as that can change:
+    to be compared. None when it can't be told."""
+    try:
+        thread = os.open("/proc/thread-self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found: list[bytes] = _STATUS.findall(_read(thread, "status"))
+            found += [_read(thread, name) for name in ("limits", "cgroup", "oom_score_adj")]
+            namespaces = [os.readlink(f"ns/{name}", dir_fd=thread) for name in _NAMESPACES]
+        finally:
+            os.close(thread)
+        root = os.stat("/")
+    except OSError:
+        return None
+    scheduling = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    priority, processors = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0)
+    return found, namespaces, (root.st_dev, root.st_ino), priority, processors, scheduling
+
+
+def _read(directory: int, name: str) -> bytes:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return os.read(fd, 65536)
+    finally:
+        os.close(fd)
+
+
+def _plenty() -> bool:
+    """Whether this user may have so many processes and namespaces that the spare ones take nothing away
+    from anybody."""
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if processes != resource.RLIM_INFINITY and processes < _PLENTY:
+        return False
+    for name in ("user", "pid", "net", "ipc", "uts", "cgroup"):
+        with contextlib.suppress(OSError), open(f"/proc/sys/user/max_{name}_namespaces", "rb") as file:
+            if int(file.read()) < _PLENTY:
+                return False
+    return True
 
 
 #: this process's

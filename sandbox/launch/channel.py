@@ -25,12 +25,11 @@ from itertools import count
 from typing import Any
 
 from sandbox.errors import SetupError
-from sandbox.launch.backend import Helper, above_stdio
-from sandbox.launch.broker import Remote
+from sandbox.launch.backend import Helper, in_memory
 from sandbox.launch.streams import Pump
 from sandbox.wire import Kind, Record, encode
 
-__all__ = ["Channel", "Event", "Mailbox", "pair"]
+__all__ = ["Channel", "Event", "Mailbox"]
 
 Event = dict[str, Any]
 
@@ -51,12 +50,6 @@ _LATER = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 
 class _ClosedError(SetupError):
     """The socket is closed: there is nothing more to come."""
-
-
-def pair() -> tuple[socket.socket, int]:
-    """A control socket: our end, and the supervisor's as a bare descriptor that is the caller's."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return socket.socket(fileno=above_stdio(ours.detach())), above_stdio(theirs.detach())
 
 
 class Mailbox:
@@ -122,7 +115,7 @@ class Channel:
         memory = -1
         try:
             if len(message) > _REQUEST_MAX:
-                memory = _in_memory(message)
+                memory = in_memory(message)
                 message, fds = _LARGE.pack(kind, fields[0]), [memory, *fds]
             with self._visit():
                 self._send(message, fds, timeout)
@@ -189,8 +182,10 @@ class Channel:
         anybody, any number of times."""
         if self._owner == os.getpid():  # in a fork of our caller: the sandbox is not its to end
             with contextlib.suppress(SetupError):
-                self.request(Kind.CLOSE, (), timeout=_PATIENCE)
-                self.wait(lambda: False, _PATIENCE)
+                self.poll()
+                if not self.ended:
+                    self.request(Kind.CLOSE, (), timeout=_PATIENCE)
+                    self.wait(lambda: False, _PATIENCE)
         with self._lock:
             self._closed = self.ended = True
             self._wake_others(-1)
@@ -283,9 +278,6 @@ class Channel:
             self.ready = True
         elif name == "error":
             self.error = event
-        elif name == "supervisor" and isinstance(self.helper, Remote):
-            self.helper.introduce(event["pid"], fd)
-            fd = -1
         elif name == "end":
             self.ended = True
         elif box is None or name == "started":  # nobody is interested
@@ -323,15 +315,3 @@ def _one_fd(ancillary: list[tuple[int, int, bytes]]) -> int:
     for fd in fds[1:]:
         os.close(fd)
     return fds[0] if fds else -1
-
-
-def _in_memory(message: bytes) -> int:
-    fd = os.memfd_create("sandbox-request", os.MFD_CLOEXEC)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(message)
-        os.lseek(fd, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

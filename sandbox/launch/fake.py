@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox import wire
-from sandbox.launch.backend import Helper
+from sandbox.launch.backend import Started, pair
 from sandbox.wire import Kind
 
 __all__ = ["Command", "Fake", "Outcome"]
@@ -60,14 +60,16 @@ class Fake:
         self.commands: list[Command] = []
         self._handler = handler
 
-    def start(self, plan: bytes, fds: Sequence[int], *, own_group: bool = True) -> Helper:
+    def start(
+        self, plan: bytes, fds: Sequence[int], *, namespaces: int = 0, own_group: bool = True
+    ) -> Started:
         records = {kind: fields[2:] for kind, fields in wire.decode(plan)}
-        control = socket.socket(fileno=os.dup(_integers(records[Kind.CONTROL])[0]))
-        supervisor = _Supervisor(control, self._run)
+        control, theirs = pair()
+        supervisor = _Supervisor(socket.socket(fileno=theirs), self._run)
         argv = records.get(Kind.ARGV)
         streams = [os.dup(fd) for fd in _integers(records.get(Kind.STDIO, ()))]
         threading.Thread(target=supervisor.live, args=(argv, streams), daemon=True).start()
-        return supervisor
+        return Started(control, supervisor)
 
     def _run(self, command: Command) -> Outcome:
         self.commands.append(command)

@@ -18,6 +18,7 @@ import pytest
 import sandbox
 from sandbox import wire
 from sandbox.launch import api
+from sandbox.launch.backend import Started, pair
 from sandbox.launch.fake import Command, Fake, Outcome
 from sandbox.launch.prepare import Prepared
 from sandbox.launch.result import CalledProcessError, Result
@@ -35,7 +36,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append((profile, dict(overrides), cwd))
         ids = SimpleNamespace(host_uid=os.geteuid(), host_gid=os.getegid())
         plan: Any = SimpleNamespace(
-            enforced={"pids": "rlimit"}, workdir="/work", needs_scratch=False, ids=ids
+            enforced={"pids": "rlimit"}, workdir="/work", needs_scratch=False, ids=ids, namespaces=0
         )
         return Prepared(Profile(name="x"), plan, wire.encode([]), (("A", "1"), ("HOME", None)), ())
 
@@ -76,7 +77,7 @@ def test_large_data_both_ways_does_not_deadlock() -> None:
 
 def test_input_that_nobody_reads_is_no_error() -> None:
     class Deaf(Fake):
-        def start(self, plan: bytes, fds: Any, *, own_group: bool = True) -> Any:
+        def start(self, plan: bytes, fds: Any, **options: Any) -> Any:
             import sandbox.launch.fake as fake
 
             reader, fake._read = fake._read, lambda fd: b""
@@ -202,8 +203,10 @@ def test_a_failed_setup_is_an_exception(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_supervisor_that_dies_is_told_apart() -> None:
     class Dies(Fake):
-        def start(self, plan: bytes, fds: Any, *, own_group: bool = True) -> Any:
-            return SimpleNamespace(pid=1, wait=lambda timeout=None: True, kill=lambda: None)
+        def start(self, plan: bytes, fds: Any, **options: Any) -> Any:
+            control, theirs = pair()
+            os.close(theirs)
+            return Started(control, SimpleNamespace(pid=1, wait=lambda timeout=None: True, kill=lambda: None))
 
     with pytest.raises(sandbox.SetupError, match="before the command ran"):
         sandbox.run("x", backend=Dies())
@@ -215,11 +218,11 @@ def test_a_result_sent_before_an_unread_request_counts() -> None:
     """The kernel reports such an end (ECONNRESET) before it hands out what was sent before it."""
 
     class Hasty(Fake):
-        def start(self, plan: bytes, fds: Any, *, own_group: bool = True) -> Any:
+        def start(self, plan: bytes, fds: Any, **options: Any) -> Any:
             import socket
 
-            records = dict(wire.decode(plan))
-            control = socket.socket(fileno=os.dup(int.from_bytes(records[wire.Kind.CONTROL][2], "little")))
+            ours, theirs = pair()
+            control = socket.socket(fileno=theirs)
 
             def live() -> None:
                 control.send(b'{"event":"ready"}')
@@ -228,7 +231,7 @@ def test_a_result_sent_before_an_unread_request_counts() -> None:
                 control.close()
 
             threading.Thread(target=live).start()
-            return SimpleNamespace(pid=1, wait=lambda timeout=None: True, kill=lambda: None)
+            return Started(ours, SimpleNamespace(pid=1, wait=lambda timeout=None: True, kill=lambda: None))
 
     for _ in range(20):
         assert sandbox.Sandbox(backend=Hasty()).run("x").returncode == 3

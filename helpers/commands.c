@@ -164,7 +164,9 @@ static void read_channel(struct init *init, struct command *command)
         snprintf(error.text, sizeof(error.text), "cannot start the command: it was killed before it began");
     }
     error.text[sizeof(error.text) - 1] = 0;
-    message.type = error.status == EXIT_OURS && init->one_shot ? MSG_FAILED : MSG_EXEC_FAILED;
+    /* Killed before its exec it may have been by a limit, and then that is how it ended: no failure of ours. */
+    bool ours = error.status == EXIT_OURS && error.error != ECANCELED;
+    message.type = ours && init->one_shot ? MSG_FAILED : MSG_EXEC_FAILED;
     message.a = error.error;
     message.b = message.type == MSG_FAILED ? error.record : error.status;
     message.c = error.record;

@@ -50,6 +50,8 @@ static int keep_descriptors(struct init *init, struct command_stdio *stdio)
     int aside = init->files.rlim_max < 1024 ? (int)(init->files.rlim_max / 2) : 512;
     int above = fcntl(init->socket, F_DUPFD_CLOEXEC, aside);
 
+    if (above >= 0 && aside <= FIRST_KEPT + 4)
+        errno = EMFILE;
     if (above < 0 || aside <= FIRST_KEPT + 4)
         return -1;
     init->socket = above;

@@ -34,6 +34,12 @@ def wait_until(condition: object) -> None:
 
 
 class TestVerdict:
+    def test_a_limit_that_is_quicker_than_the_exec(self, helper):
+        """The time is over before the command is executed: that is how it ended, not a failure of ours."""
+        for _ in range(20):
+            ended = run(helper, ["sleep", "100"], limit("timeout", 1, "clock"))
+            assert (ended.report.get("verdict"), ended.status) == ("timeout", 124)
+
     @pytest.mark.as_root
     @pytest.mark.parametrize(
         ("command", "verdict", "code", "number", "status"),

@@ -105,13 +105,18 @@ FILTER = [
 MEASURES = [
     (
         "private and shared pages",
-        "        tally->memory += process_memory(init, pid);\n",
+        "        tally->memory += process_memory(init, pid, tally);\n",
         "",
         "unseen and shared",
     ),
     ("memfds", "        add_memfds(init, pid, tally);\n", "", "unseen and memfd"),
-    ("tmpfs", "unattached_segments(init) + answer->d;", "unattached_segments(init);", "unseen and tmpfs"),
-    ("System V", "unattached_segments(init) + answer->d;", "answer->d;", "unseen and System"),
+    ("tmpfs", "answer->a = tally.memory + answer->d;", "answer->a = tally.memory;", "unseen and tmpfs"),
+    (
+        "System V",
+        "        tally.memory += unattached_segments(init, &tally);",
+        "        unattached_segments(init, &tally);",
+        "unseen and System",
+    ),
 ]
 
 MUTANTS = [
@@ -267,7 +272,7 @@ MUTANTS = [
             (
                 HELPER + "commands.c",
                 "if (message_receive(init->socket, buffer, fds) <= 0)\n        _exit(EXIT_OURS);",
-                "if (message_receive(init->socket, buffer, fds) <= 0)\n        pause();",
+                "if (message_receive(init->socket, buffer, fds) <= 0)\n        poll(NULL, 0, 600000);",
             ),
             (HELPER + "init.c", "    prctl(PR_SET_PDEATHSIG, SIGKILL);\n", ""),
             (HELPER + "init.c", "prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || ", ""),
@@ -899,7 +904,7 @@ MUTANTS = [
     one(
         "memory is polled: what can't be looked into",
         HELPER + "measure.c",
-        "        return resident(init, pid);",
+        "        return resident(init, pid, tally);",
         "        return 0;",
         HERE + "test_verdicts.py",
         "can_not_be_read",
@@ -907,9 +912,9 @@ MUTANTS = [
     ),
     one(
         "what can't be looked into ends with its command",
-        HELPER + "commands.c",
-        "        return !command || command->userns == userns;",
-        "        return false;",
+        HELPER + "processes.c",
+        "    return !command || command->userns == userns;",
+        "    return false;",
         HERE + "test_verdicts.py",
         "can_not_be_read",
         as_root=True,
@@ -925,8 +930,9 @@ MUTANTS = [
             ),
             (
                 HELPER + "control.c",
-                "    if (n <= 0) {\n        supervisor_close(s);\n        return;",
-                "    if (n <= 0) {\n        close_fd(&s->control);\n        return;",
+                "    if (n <= 0 || parse(&request) < 0)\n        supervisor_close(s);",
+                "    if (n <= 0)\n        close_fd(&s->control);\n    else if (parse(&request) < 0)\n"
+                "        supervisor_close(s);",
             ),
         ),
         HERE + "test_verdicts.py",

@@ -13,6 +13,8 @@
 #include "report.h"
 #include "supervisor.h"
 
+/* How long what ends for a lower limit on memory may take to give it back. */
+#define ROOM_MS 5000
 /* How long what is being frozen may take; a process in an uninterruptible sleep can't be. */
 #define FREEZE_MS 2000
 /* Init is in the cgroup, too. */
@@ -144,7 +146,8 @@ void account_poll(struct supervisor *s, struct counters *now)
     box_look(&s->box, now);
     for (unsigned i = 0; i < s->count; i++) {
         raise_to(&s->jobs[i]->outcome.memory, s->one_shot ? -1 : now->memory);
-        raise_to(&s->jobs[i]->outcome.tasks, now->tasks - OUR_TASKS);
+        if (now->tasks > OUR_TASKS) /* else it came too early or too late, and saw nothing */
+            raise_to(&s->jobs[i]->outcome.tasks, now->tasks - OUR_TASKS);
     }
 }
 
@@ -217,6 +220,39 @@ void account_freeze(struct supervisor *s, int32_t id, bool freeze)
     answer(s, id, error);
 }
 
+static int64_t memory_now(const struct supervisor *s)
+{
+    struct counters counters = {.memory = -1};
+
+    box_look(&s->box, &counters);
+    return counters.memory;
+}
+
+/* Before memory.max is lowered below what is in use. The kernel would kill until it fits, and init as well: a
+ * process that is dying, and has given nothing back yet, is no longer among those it chooses from
+ * (css_task_iter_advance(), kernel/cgroup/cgroup.c). So what can be taken back is, and else the commands end of
+ * their new limit before there is one. 0, or EBUSY when not even that is enough, as of files in a tmpfs. */
+static int make_room(struct supervisor *s, const char *value)
+{
+    char high[64], *end;
+    int64_t limit = strtoll(value, &end, 10), until = now() + ROOM_MS * (SECOND / 1000);
+    bool ending = false;
+
+    if (end == value || memory_now(s) <= limit) /* "max" */
+        return 0;
+    cgroup_read(s->box.dir, "memory.high", high, sizeof(high));
+    box_write(&s->box, "memory.high", value); /* which takes back, and kills nobody */
+    box_write(&s->box, "memory.high", high);
+    for (unsigned i = s->count; memory_now(s) > limit && i-- > 0;)
+        if (s->jobs[i]->state != JOB_EXITED) {
+            job_fire(s, s->jobs[i], LIMIT_MEMORY);
+            ending = true;
+        }
+    while (ending && memory_now(s) > limit && now() < until)
+        poll(NULL, 0, 5);
+    return memory_now(s) > limit ? EBUSY : 0;
+}
+
 /* Change a limit. The kernel says whether it takes the value; what is asked of us is remembered. */
 void account_set(struct supervisor *s, const struct record *record)
 {
@@ -226,6 +262,8 @@ void account_set(struct supervisor *s, const struct record *record)
 
     if (*file && (!has_box(s) || strchr(file, '/') || strncmp(file, "cgroup.", 7) == 0))
         error = EOPNOTSUPP;
+    else if (strcmp(file, "memory.max") == 0 && (error = make_room(s, record_text(record, 4))))
+        ;
     else if (*file && box_write(&s->box, file, record_text(record, 4)) < 0)
         error = errno;
     for (int i = 0; !error && i < LIMIT_KINDS; i++) {

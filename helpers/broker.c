@@ -2,8 +2,10 @@
  * already, each with an init in namespaces made ahead. It takes part in nothing that happens in a sandbox:
  * requests are read by the spare supervisors themselves, who share its socket; it makes new ones.
  *
- * A request is the numbers that descriptors shall have, as int32_t, with the descriptors; the first is the
- * plan, whose number is no matter, and the second the control socket.
+ * A request is the numbers that descriptors shall have, as int32_t, with the descriptors: the plan and the
+ * ticket, whose numbers are no matter, the control socket, and others. The ticket is an eventfd(2) of 1: who
+ * takes it decides. A spare does so before anything happens; a caller that has waited too long, for a broker
+ * that is stopped, to start its sandbox otherwise.
  *
  * It is not the child of its caller, who may be waiting for all it has, and has nothing of it but the socket:
  * not its session, its directory, or any other descriptor.
@@ -26,6 +28,9 @@
 
 /* Where a spare has what it shares with the broker; what it does not share lies above. */
 enum { REQUESTS = 3, TAKEN = 4, FIRST_OWN = 5 };
+
+/* The descriptors of a request. */
+enum { PLAN, TICKET, CONTROL };
 
 #define MAX_SPARES 2
 #define MAX_FDS 16
@@ -98,8 +103,8 @@ static void refuse(const struct request *request, const char *why, int error, co
                         "\"errno_name\":\"%s\",\"message\":\"cannot start a sandbox: %s: %s\",\"mend\":\"%s\"}",
                         error, error_name(error), why, strerror(error), mend);
 
-    if (request->count > 1)
-        send(request->fds[1], json, (size_t)size, MSG_NOSIGNAL);
+    if (request->count > CONTROL)
+        send(request->fds[CONTROL], json, (size_t)size, MSG_NOSIGNAL);
     for (int i = 0; i < request->count; i++)
         close(request->fds[i]);
 }
@@ -123,12 +128,12 @@ static int move(int *fd, int above)
     return 0;
 }
 
-/* Give the descriptors but the plan's their numbers, whatever else has those now. */
+/* Give the descriptors from the control socket on their numbers, whatever else has those now. */
 static int place(struct request *request, struct made_ahead *ahead, int *taken)
 {
     int above = FIRST_OWN;
 
-    for (int i = 1; i < request->count; i++) {
+    for (int i = CONTROL; i < request->count; i++) {
         if (request->numbers[i] < 0)
             return -1;
         above = request->numbers[i] >= above ? request->numbers[i] + 1 : above;
@@ -137,18 +142,32 @@ static int place(struct request *request, struct made_ahead *ahead, int *taken)
         if (move(&request->fds[i], above) < 0)
             return -1;
     if (move(&ahead->init.pidfd, above) < 0 || move(&ahead->init.socket, above) < 0 ||
-        move(&ahead->init.userns, above) < 0 || move(&ahead->scope.base, above) < 0 ||
+        move(&ahead->init.userns, above) < 0 || move(&ahead->init.netns, above) < 0 || move(&ahead->scope.base, above) < 0 ||
         move(&ahead->box.dir, above) < 0 || move(&ahead->box.run, above) < 0 || move(taken, above) < 0)
         return -1;
-    for (int i = 1; i < request->count; i++)
+    for (int i = CONTROL; i < request->count; i++)
         if (dup2(request->fds[i], request->numbers[i]) < 0)
             return -1;
     ahead->box.base = ahead->scope.base;
-    ahead->plan_fd = request->fds[0];
+    ahead->plan_fd = request->fds[PLAN];
     return 0;
 }
 
-/* From here on it lives as long as its sandbox, whatever becomes of the broker. */
+/* Say who we are, and then take the ticket: whoever finds it taken has our introduction. -1: the caller has
+ * given up, or is gone, and nothing may happen. */
+static int accept_request(struct request *request)
+{
+    uint64_t one;
+
+    /* Who was introduced is waited for: from here on it lives whatever becomes of the broker. */
+    prctl(PR_SET_PDEATHSIG, 0);
+    if (request->count <= CONTROL || introduce(request->numbers[CONTROL], "supervisor") < 0 ||
+        read(request->fds[TICKET], &one, sizeof(one)) != (ssize_t)sizeof(one))
+        return -1;
+    close_fd(&request->fds[TICKET]);
+    return 0;
+}
+
 static void tell_taken(int to, const struct plan *plan)
 {
     struct taken taken;
@@ -157,7 +176,6 @@ static void tell_taken(int to, const struct plan *plan)
     taken.pid = getpid();
     taken.namespaces = init_namespaces(plan);
     scope_place(plan, &taken.place);
-    prctl(PR_SET_PDEATHSIG, 0);
     if (write(to, &taken, sizeof(taken)) < 0)
         return; /* the broker is gone */
 }
@@ -211,6 +229,10 @@ static _Noreturn void spare_main(const struct broker *broker, pid_t parent)
     if (plan_read(ahead.plan_fd, &plan, &why) < 0) {
         drop(&ahead);
         give_up(&request, why, EINVAL, "");
+    }
+    if (accept_request(&request) < 0) {
+        drop(&ahead);
+        _exit(EXIT_OURS);
     }
     tell_taken(taken, &plan);
     _exit(supervisor_main(&plan, &ahead));

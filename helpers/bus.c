@@ -492,6 +492,9 @@ int bus_start_scope(const char *path, int lifeline, const struct record *record,
     int result = open_bus(&bus, path);
     if (result == 0)
         result = authenticate(&bus);
+    /* From here on we stay until it is done, whoever is gone. A process that has ended and was not reaped yet
+     * can still be attached: to no effect, and so the scope would never be seen to become empty. */
+    bus.lifeline = -1;
     if (result == 0)
         result = send_all(&bus, requests.data, requests.size);
     if (result == 0)

@@ -5,20 +5,20 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "bus.h"
 #include "helper.h"
+#include "sys.h"
 
 #define PREFIX "sandbox-"
 #define DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
@@ -27,10 +27,12 @@
 #define NESTED_DEPTH "16"
 /* How deep a tree may be that we remove. */
 #define DEEPEST 64
+/* How often our own cgroup may have been killed for its processes to be cloned into another one. */
+#define MOST_KILLS 1000
 
 /* --- files ---------------------------------------------------------------------------------- */
 
-static int write_at(int dir, const char *file, const char *value)
+int cgroup_write(int dir, const char *file, const char *value)
 {
     int fd cleanup_fd = openat(dir, file, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
 
@@ -40,7 +42,7 @@ static int write_at(int dir, const char *file, const char *value)
 }
 
 /* A small file's text; "" when there is none. */
-static const char *read_at(int dir, const char *file, char *text, size_t size)
+const char *cgroup_read(int dir, const char *file, char *text, size_t size)
 {
     int fd cleanup_fd = openat(dir, file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
@@ -50,7 +52,7 @@ static const char *read_at(int dir, const char *file, char *text, size_t size)
 }
 
 /* Is a word among those that spaces and newlines part? */
-static bool has_word(const char *text, const char *word, size_t size)
+bool has_word(const char *text, const char *word, size_t size)
 {
     for (const char *at = text; *at;) {
         size_t length = strcspn(at, " \n");
@@ -77,210 +79,16 @@ static int64_t value_of(const char *text, const char *key)
 static int64_t number_at(int dir, const char *file)
 {
     char text[64], *end;
-    long long value = strtoll(read_at(dir, file, text, sizeof(text)), &end, 10);
+    long long value = strtoll(cgroup_read(dir, file, text, sizeof(text)), &end, 10);
 
     return end == text ? -1 : value;
 }
 
-/* --- entering ------------------------------------------------------------------------------- */
-
-/* Our own cgroup in the hierarchy of version 2 (cgroups(7)): the line that begins with "0::". */
-static int own_cgroup(char *path, size_t size)
-{
-    FILE *file = fopen("/proc/self/cgroup", "re");
-    char line[4200];
-    bool found = false;
-
-    while (file && !found && fgets(line, sizeof(line), file)) {
-        line[strcspn(line, "\n")] = 0;
-        found = strncmp(line, "0::", 3) == 0 && (size_t)snprintf(path, size, "%s", line + 3) < size;
-    }
-    if (file)
-        fclose(file);
-    return found ? 0 : -1;
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t size = strlen(text), wanted = strlen(end);
-
-    return size >= wanted && strcmp(text + size - wanted, end) == 0;
-}
-
-/* Have systemd put us into a new scope, and find where that is. */
-static int enter_by_bus(const struct place *place, const struct record *record, int lifeline, char path[4608],
-                        struct failure *failure)
-{
-    char unit[64], own[4096] = "";
-
-    if (bus_start_scope(place->path, lifeline, record, unit, failure) < 0)
-        return -1;
-    if (own_cgroup(own, sizeof(own)) < 0 || !ends_with(own, unit))
-        return fail(failure, ESRCH, record, "cannot enter the scope %s: we are in %s", unit, own);
-    snprintf(path, 4608, "%s%s", place->mount, own);
-    return 0;
-}
-
-/* Are we in it, and nobody else? */
-static bool stands_alone_in(int dir)
-{
-    char text[64], own[16];
-
-    snprintf(own, sizeof(own), "%d\n", (int)getpid());
-    return strcmp(read_at(dir, "cgroup.procs", text, sizeof(text)), own) == 0;
-}
-
-/* A cgroup with processes in it hands nothing down, so we go one below. */
-static int step_down(const struct scope *scope, struct failure *failure)
-{
-    if (mkdirat(scope->base, "mgr", 0755) < 0 && errno != EEXIST)
-        return fail(failure, errno, scope->record, "cannot make a cgroup for ourselves: %s", strerror(errno));
-    if (write_at(scope->base, "mgr/cgroup.procs", "0") < 0)
-        return fail(failure, errno, scope->record, "cannot leave our cgroup: %s", strerror(errno));
-    return 0;
-}
-
-/* Does the plan write a file of this controller's? Then that record. */
-static const struct record *needed_by(const struct plan *plan, const char *controller)
-{
-    const struct record *record = NULL;
-    size_t size = strlen(controller);
-
-    while ((record = plan_next(plan, KIND_CGROUP_SET, record)))
-        if (strncmp(record_text(record, 0), controller, size) == 0 && record_text(record, 0)[size] == '.' &&
-            !record_int(record, 2))
-            return record;
-    return NULL;
-}
-
-/* What is to be handed down: what limits need, and what only counts where that can be had. */
-static const struct controller {
-    const char *name;
-    bool counts;
-} controllers[] = {{"memory", true}, {"pids", true}, {"cpu", true}, {"io", true}, {"cpuset", false}};
-
-static bool is_wanted(const struct scope *scope, const struct plan *plan, const struct controller *controller)
-{
-    char there[256], given[256];
-
-    read_at(scope->base, "cgroup.controllers", there, sizeof(there));
-    read_at(scope->base, "cgroup.subtree_control", given, sizeof(given));
-    if (has_word(given, controller->name, strlen(controller->name)))
-        return false;
-    return needed_by(plan, controller->name) ||
-           (controller->counts && has_word(there, controller->name, strlen(controller->name)));
-}
-
-static int hand_down(const struct scope *scope, const struct plan *plan, struct failure *failure)
-{
-    char word[16];
-
-    for (unsigned i = 0; i < sizeof(controllers) / sizeof(controllers[0]); i++) {
-        const char *name = controllers[i].name;
-        const struct record *needed = needed_by(plan, name);
-        if (!is_wanted(scope, plan, &controllers[i]))
-            continue;
-        snprintf(word, sizeof(word), "+%s", name);
-        if (write_at(scope->base, "cgroup.subtree_control", word) < 0 && needed)
-            return fail(failure, errno, needed, "cannot %s: the %s controller can't be had: %s",
-                        record_description(needed), name, strerror(errno));
-    }
-    return 0;
-}
-
-/* The top of the whole hierarchy is the machine's, and not ours to change. */
-static int divide_top(const struct scope *scope, const struct plan *plan, struct failure *failure)
-{
-    for (unsigned i = 0; i < sizeof(controllers) / sizeof(controllers[0]); i++) {
-        const struct record *needed = needed_by(plan, controllers[i].name);
-        if (needed && is_wanted(scope, plan, &controllers[i]))
-            return fail(failure, EPERM, needed, "cannot %s: the %s controller is not handed down",
-                        record_description(needed), controllers[i].name);
-    }
-    return 0;
-}
-
-int scope_divide(const struct scope *scope, const struct plan *plan, struct failure *failure)
-{
-    if (scope->base < 0)
-        return 0;
-    if (faccessat(scope->base, "cgroup.type", F_OK, 0) < 0)
-        return divide_top(scope, plan, failure);
-    for (unsigned i = 0; i < sizeof(controllers) / sizeof(controllers[0]); i++)
-        if (is_wanted(scope, plan, &controllers[i]) && stands_alone_in(scope->base) &&
-            step_down(scope, failure) < 0)
-            return -1;
-    return hand_down(scope, plan, failure);
-}
-
-void scope_place(const struct plan *plan, struct place *place)
-{
-    const struct record *record = plan_find(plan, KIND_CGROUP);
-
-    memset(place, 0, sizeof(*place)); /* it is compared, and written to a pipe */
-    if (!record || record_field(record, 1)->size >= sizeof(place->path) ||
-        record_field(record, 2)->size >= sizeof(place->mount))
-        return;
-    snprintf(place->way, sizeof(place->way), "%s", record_text(record, 0));
-    snprintf(place->path, sizeof(place->path), "%s", record_text(record, 1));
-    snprintf(place->mount, sizeof(place->mount), "%s", record_text(record, 2));
-}
-
-bool scope_fits(const struct place *place, const struct plan *plan)
-{
-    struct place wanted;
-
-    scope_place(plan, &wanted);
-    return *wanted.way && memcmp(&wanted, place, sizeof(wanted)) == 0;
-}
-
-int scope_open(const struct place *place, const struct record *record, int lifeline, struct scope *scope,
-               struct failure *failure)
-{
-    char path[4608];
-    struct statfs status;
-
-    *scope = (struct scope){.base = -1, .record = record};
-    snprintf(path, sizeof(path), "%s", place->path);
-    if (strcmp(place->way, "bus") == 0 && enter_by_bus(place, record, lifeline, path, failure) < 0)
-        return -1;
-    scope->base = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (scope->base < 0)
-        return fail(failure, errno, record, "cannot open the cgroup %s: %s", path, strerror(errno));
-    if (fstatfs(scope->base, &status) == 0 && status.f_type == CGROUP2_SUPER_MAGIC)
-        return 0;
-    scope_leave(scope);
-    return fail(failure, EINVAL, record, "cannot use %s: it is not in a cgroup v2 file system", path);
-}
-
-int scope_enter(const struct plan *plan, int lifeline, struct scope *scope, struct failure *failure)
-{
-    const struct record *record = plan_find(plan, KIND_CGROUP);
-    struct place place;
-
-    *scope = (struct scope){.base = -1, .record = record};
-    if (!record)
-        return 0;
-    scope_place(plan, &place);
-    if (!*place.way)
-        return fail(failure, ENAMETOOLONG, record, "cannot enter a cgroup: its path is too long");
-    if (scope_open(&place, record, lifeline, scope, failure) < 0)
-        return -1;
-    if (scope_divide(scope, plan, failure) == 0)
-        return 0;
-    scope_leave(scope);
-    return -1;
-}
-
-void scope_leave(struct scope *scope)
-{
-    close_fd(&scope->base);
-}
-
 /* --- removing ------------------------------------------------------------------------------- */
 
-/* Remove what is below a cgroup. A payload that may nest makes trees: as deep as its limit lets it. */
-static void remove_below(int dir, int depth)
+/* Visit all cgroups below one, the deepest first. A payload that may nest makes trees: as deep as its limit
+ * lets it, and with names that no ls(1) shows. */
+static void walk(int dir, int depth, void (*visit)(int above, const char *name, int dir))
 {
     int copy = openat(dir, ".", DIRECTORY);
     DIR *list = copy < 0 ? NULL : fdopendir(copy);
@@ -291,14 +99,34 @@ static void remove_below(int dir, int depth)
         return;
     }
     while ((entry = readdir(list))) {
-        if (entry->d_name[0] == '.' || entry->d_type != DT_DIR)
+        if (is_dot(entry->d_name) || entry->d_type != DT_DIR)
             continue;
         int below cleanup_fd = openat(dir, entry->d_name, DIRECTORY);
         if (below >= 0 && depth < DEEPEST)
-            remove_below(below, depth + 1);
-        unlinkat(dir, entry->d_name, AT_REMOVEDIR);
+            walk(below, depth + 1, visit);
+        visit(dir, entry->d_name, below);
     }
     closedir(list);
+}
+
+static void remove_one(int above, const char *name, int dir)
+{
+    (void)dir;
+    unlinkat(above, name, AT_REMOVEDIR);
+}
+
+/* Lift the limits on what a process takes time for. */
+static void hurry_one(int above, const char *name, int dir)
+{
+    char text[4096], line[96];
+
+    (void)above, (void)name;
+    cgroup_write(dir, "cpu.max", "max");
+    cgroup_read(dir, "io.max", text, sizeof(text));
+    for (const char *at = text; *at; at += strcspn(at, "\n"), at += *at == '\n') {
+        snprintf(line, sizeof(line), "%.*s rbps=max wbps=max riops=max wiops=max", (int)strcspn(at, " "), at);
+        cgroup_write(dir, "io.max", line);
+    }
 }
 
 /* The dead leave a moment after they are reaped. */
@@ -317,18 +145,32 @@ static void wait_until_empty(int dir)
     }
 }
 
+/* Once all of it is about to die nobody can set the payload's own limits again. */
+static void kill_all(int dir)
+{
+    cgroup_write(dir, "cgroup.kill", "1");
+    hurry_one(-1, "", dir);
+    walk(dir, 0, hurry_one);
+}
+
 static void remove_box(int base, int dir, const char *name)
 {
-    write_at(dir, "cgroup.kill", "1");
+    kill_all(dir);
     wait_until_empty(dir);
-    remove_below(dir, 0);
+    walk(dir, 0, remove_one);
     unlinkat(base, name, AT_REMOVEDIR);
+}
+
+void box_hurry(const struct box *box)
+{
+    if (box->dir >= 0)
+        hurry_one(-1, "", box->dir);
 }
 
 void box_kill(const struct box *box)
 {
     if (box->dir >= 0)
-        write_at(box->dir, "cgroup.kill", "1");
+        kill_all(box->dir);
 }
 
 void box_remove(struct box *box)
@@ -361,6 +203,30 @@ void scope_sweep(const struct scope *scope)
 
 /* --- making --------------------------------------------------------------------------------- */
 
+/* Whether a process that is cloned into it lives to its first step. Also when none can be made: that is for
+ * whoever makes the real one to explain. */
+static bool lets_live(int run)
+{
+    struct k_clone_args args = {.flags = K_CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)run};
+    pid_t pid = sys_clone3(&args);
+    int status = 0;
+
+    if (pid == 0)
+        _exit(0);
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return pid < 0 || !WIFSIGNALED(status);
+}
+
+/* The kernel kills whoever is cloned into a cgroup that cgroup.kill was not written to as often as to the one of its
+ * maker: cgroup_css_set_fork() notes how often that was here, and cgroup_post_fork() compares it with there
+ * (kernel/cgroup/cgroup.c, as seen in Linux 6.18). The number can't be read. */
+static void make_enterable(int run)
+{
+    for (int round = 0; round < MOST_KILLS && !lets_live(run); round++)
+        cgroup_write(run, "cgroup.kill", "1");
+}
+
 /* 1: made; 0: a sweep was quicker than our lock, another name may do; -1 with errno. */
 static int try_box(struct box *box)
 {
@@ -374,8 +240,10 @@ static int try_box(struct box *box)
     box->dir = openat(box->base, box->name, DIRECTORY);
     if (box->dir >= 0 && flock(box->dir, LOCK_EX | LOCK_NB) == 0 && mkdirat(box->dir, "run", 0755) == 0)
         box->run = openat(box->dir, "run", DIRECTORY);
-    if (box->run >= 0)
+    if (box->run >= 0) {
+        make_enterable(box->run);
         return 1;
+    }
     int error = errno;
     box_remove(box);
     errno = error;
@@ -397,13 +265,12 @@ int box_make(const struct scope *scope, struct box *box, struct failure *failure
     return fail(failure, errno, scope->record, "cannot make a cgroup: %s", strerror(errno));
 }
 
-
 /* CPUs that are not ours to use the kernel leaves out in silence, and with none left takes all. */
 static bool is_effective(const struct box *box, const char *cpus)
 {
     char text[4096];
 
-    read_at(box->dir, "cpuset.cpus.effective", text, sizeof(text));
+    cgroup_read(box->dir, "cpuset.cpus.effective", text, sizeof(text));
     text[strcspn(text, "\n")] = 0;
     return strcmp(text, cpus) == 0;
 }
@@ -414,12 +281,12 @@ int box_write(const struct box *box, const char *file, const char *value)
     bool cpus = strcmp(file, "cpuset.cpus") == 0;
 
     if (cpus)
-        read_at(box->dir, file, before, sizeof(before));
-    if (write_at(box->dir, file, value) < 0)
+        cgroup_read(box->dir, file, before, sizeof(before));
+    if (cgroup_write(box->dir, file, value) < 0)
         return -1;
     if (!cpus || *value == '\n' || is_effective(box, value))
         return 0;
-    write_at(box->dir, file, before);
+    cgroup_write(box->dir, file, before);
     errno = ENODEV;
     return -1;
 }
@@ -461,11 +328,11 @@ static int hand_down_all(int dir)
 {
     char there[256], word[32];
 
-    read_at(dir, "cgroup.controllers", there, sizeof(there));
+    cgroup_read(dir, "cgroup.controllers", there, sizeof(there));
     for (const char *at = there; *at;) {
         int length = (int)strcspn(at, " \n");
         snprintf(word, sizeof(word), "+%.*s", length, at);
-        if (length && write_at(dir, "cgroup.subtree_control", word) < 0)
+        if (length && cgroup_write(dir, "cgroup.subtree_control", word) < 0)
             return -1;
         at += length;
         at += strspn(at, " \n");
@@ -493,7 +360,7 @@ int box_nest(const struct box *box, const struct plan *plan, pid_t init, uid_t u
     if (box->dir < 0 || !record || !(record_int(record, 3) & CGROUP_NESTED))
         return 0;
     snprintf(pid, sizeof(pid), "%d", (int)init);
-    if (mkdirat(box->run, "main", 0755) < 0 || write_at(box->run, "main/cgroup.procs", pid) < 0 ||
+    if (mkdirat(box->run, "main", 0755) < 0 || cgroup_write(box->run, "main/cgroup.procs", pid) < 0 ||
         hand_down_all(box->dir) < 0 || hand_down_all(box->run) < 0)
         return fail(failure, errno, record, "cannot divide the cgroup for sandboxes inside: %s", strerror(errno));
     int leaf cleanup_fd = openat(box->run, "main", DIRECTORY);
@@ -508,7 +375,7 @@ static void read_cpu(const struct box *box, struct counters *counters)
 {
     char text[1024];
 
-    read_at(box->dir, "cpu.stat", text, sizeof(text));
+    cgroup_read(box->dir, "cpu.stat", text, sizeof(text));
     counters->cpu = value_of(text, "usage_usec");
     counters->user = value_of(text, "user_usec");
     counters->system = value_of(text, "system_usec");
@@ -539,9 +406,9 @@ void box_events(const struct box *box, struct counters *counters)
 {
     char text[512];
 
-    counters->oom = value_of(read_at(box->dir, "memory.events.local", text, sizeof(text)), "oom");
-    counters->oom_kill = value_of(read_at(box->dir, "memory.events", text, sizeof(text)), "oom_kill");
-    counters->tasks_refused = value_of(read_at(box->dir, "pids.events", text, sizeof(text)), "max");
+    counters->oom = value_of(cgroup_read(box->dir, "memory.events.local", text, sizeof(text)), "oom");
+    counters->oom_kill = value_of(cgroup_read(box->dir, "memory.events", text, sizeof(text)), "oom_kill");
+    counters->tasks_refused = value_of(cgroup_read(box->dir, "pids.events", text, sizeof(text)), "max");
 }
 
 /* Sum what all disks have: "8:0 rbytes=1 wbytes=2 rios=3 wios=4 ...". */
@@ -558,7 +425,7 @@ static void read_io(const struct box *box, struct counters *counters)
 
     if (!is_there(box, "io.stat"))
         return;
-    read_at(box->dir, "io.stat", text, sizeof(text));
+    cgroup_read(box->dir, "io.stat", text, sizeof(text));
     for (unsigned i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         *keys[i].sum = 0;
         for (const char *at = text; (at = strstr(at, keys[i].key)); at += strlen(keys[i].key))
@@ -571,7 +438,7 @@ static void read_io(const struct box *box, struct counters *counters)
 static int64_t read_pressure(const struct box *box, const char *file)
 {
     char text[256];
-    const char *total = strstr(read_at(box->dir, file, text, sizeof(text)), "total=");
+    const char *total = strstr(cgroup_read(box->dir, file, text, sizeof(text)), "total=");
 
     return total ? strtoll(total + strlen("total="), NULL, 10) : -1;
 }

@@ -36,6 +36,13 @@ struct box {
     char name[48];
 };
 
+/* A file of a cgroup, below its directory: write it (0, or -1 with errno); its text, "" when there is none. */
+int cgroup_write(int dir, const char *file, const char *value);
+const char *cgroup_read(int dir, const char *file, char *text, size_t size);
+
+/* Is a word among those that spaces and newlines part? */
+bool has_word(const char *text, const char *word, size_t size);
+
 /* Enter the scope that the plan names, and have it hand down the controllers that are needed. Nothing
  * when it names none. 0, or -1 with *failure filled. */
 int scope_enter(const struct plan *plan, int lifeline, struct scope *scope, struct failure *failure);
@@ -68,7 +75,12 @@ int box_nest(const struct box *box, const struct plan *plan, pid_t init, uid_t u
 /* Write a file of the box. 0, or -1 with errno; ENODEV also for CPUs that are not all ours to use. */
 int box_write(const struct box *box, const char *file, const char *value);
 
-/* Kill everything in it, at once; a process that forks can't outrun this (cgroup.kill, Linux 5.14). */
+/* Lift what makes its processes wait for the processor and the disk, since they are to end: a process that waits
+ * in the kernel is not killed before the wait is over, and with a limit on output that can be hours. */
+void box_hurry(const struct box *box);
+
+/* Kill everything in it, at once, and have that done soon. A process that forks can't outrun this
+ * (cgroup.kill, Linux 5.14). */
 void box_kill(const struct box *box);
 
 /* Kill what is left, and remove it with all below. Safe to call twice. */

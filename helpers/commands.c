@@ -4,7 +4,6 @@
  */
 
 #include <errno.h>
-#include <linux/magic.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +11,6 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -217,32 +215,6 @@ static void tell_stopped(struct init *init, struct command *command, int signal_
     message_send(init->socket, &message, NULL, NULL, 0);
 }
 
-static void refuse_file(const struct init *init, int32_t id, int error, const char *why)
-{
-    struct message message = {.type = MSG_FILE, .id = id, .a = error, .size = (uint32_t)strlen(why) + 1};
-
-    message_send(init->socket, &message, why, NULL, 0);
-}
-
-/* A child that opens a file can be stopped or killed by the payload, whose user it is; the caller is to
- * have an answer all the same. */
-static bool reap_opener(struct init *init, pid_t pid, int status)
-{
-    for (unsigned i = 0; i < MAX_OPENERS; i++) {
-        if (init->openers[i].pid != pid)
-            continue;
-        if (WIFSTOPPED(status)) {
-            kill(pid, SIGKILL);
-            return true;
-        }
-        if (!WIFEXITED(status))
-            refuse_file(init, init->openers[i].id, EIO, "something in the sandbox interfered");
-        init->openers[i].pid = 0;
-        return true;
-    }
-    return false;
-}
-
 /* Reap one child; false when there is none to reap. *ended is set when it was a command. */
 static bool reap_one(struct init *init, struct command **ended, int *status)
 {
@@ -253,10 +225,17 @@ static bool reap_one(struct init *init, struct command **ended, int *status)
     if (waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0)
         return false;
     struct command *command = init->one_shot ? by_pid(init, info.si_pid) : owner_of(init, info.si_pid);
+    if (command && command->pid == info.si_pid && info.si_code != CLD_STOPPED)
+        measure_tasks(init);
     if (wait4(info.si_pid, status, WNOHANG | WUNTRACED, &usage) <= 0)
         return false;
     if (reap_opener(init, info.si_pid, *status))
         return true;
+    if (!WIFSTOPPED(*status) && info.si_pid <= init->root.server) { /* made before any command */
+        struct message message = {.type = MSG_LOST, .id = -1};
+        message_send(init->socket, &message, NULL, NULL, 0);
+        return true;
+    }
     if (WIFSTOPPED(*status)) {
         tell_stopped(init, by_pid(init, info.si_pid), WSTOPSIG(*status));
         return true;
@@ -347,6 +326,7 @@ int commands_start_first(struct init *init, const struct record *argv, const str
         .envp = plan_environment(init->plan),
         .workdir = plan_workdir(init->plan),
         .terminal = init->terminal,
+        .listening = &init->listening,
     };
 
     init->one_shot = true;
@@ -396,7 +376,7 @@ static void refuse(struct init *init, int32_t id, int error, const char *text)
 
 static void spawn(struct init *init, int32_t id, const struct record *record, const int *fds)
 {
-    struct payload payload = {.plan = init->plan, .terminal = -1};
+    struct payload payload = {.plan = init->plan, .terminal = -1, .listening = &init->listening};
     struct failure failure = {0};
     struct started started;
 
@@ -415,96 +395,6 @@ static void spawn(struct init *init, int32_t id, const struct record *record, co
     }
     free((void *)(uintptr_t)payload.argv);
     free((void *)(uintptr_t)payload.envp);
-}
-
-/* --- files on behalf of the caller ---------------------------------------------------------- */
-
-/* Files whose content is the reader's own business: /proc/self would be ours, not the payload's. */
-static bool is_kernels_own(int fd)
-{
-    struct statfs status;
-
-    return fstatfs(fd, &status) < 0 || status.f_type == PROC_SUPER_MAGIC || status.f_type == SYSFS_MAGIC ||
-           status.f_type == CGROUP2_SUPER_MAGIC;
-}
-
-/* Opened by a child with no more rights than the payload has, inside the root, and only what is a
- * regular file there: a planted link, FIFO or device gives an error, never a wait. */
-static int open_file(const struct init *init, const struct record *record, const char **why)
-{
-    bool writing = record_int(record, 1) != 0;
-    uint64_t flags = O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | (writing ? O_WRONLY | O_CREAT : O_RDONLY);
-    struct stat status;
-
-    int fd = sys_openat2(init->root.fd, record_text(record, 3), flags,
-                         writing ? (uint64_t)record_int(record, 2) & 0777 : 0,
-                         K_RESOLVE_IN_ROOT | K_RESOLVE_NO_MAGICLINKS);
-    if (fd < 0) {
-        *why = errno == ELOOP ? "it is a symbolic link, or leads through too many" : strerror(errno);
-        return -1;
-    }
-    if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode)) {
-        *why = "it is not a regular file";
-        errno = EINVAL;
-    } else if (is_kernels_own(fd)) {
-        *why = "it belongs to the kernel (proc or sysfs)";
-        errno = EINVAL;
-    } else if (writing && ftruncate(fd, 0) < 0) {
-        *why = strerror(errno);
-    } else {
-        return fd;
-    }
-    close_fd(&fd);
-    return -1;
-}
-
-/* This user may have too many descriptors on their way already (ETOOMANYREFS, unix(7)): that passes. */
-static int send_file(const struct init *init, const struct message *message, const char *why, int fd)
-{
-    const struct timespec pause = {.tv_nsec = 2000000};
-    int result = -1;
-
-    for (int round = 0; round < 5000; round++) {
-        result = message_send(init->socket, message, why, &fd, fd < 0 ? 0 : 1);
-        if (result == 0 || errno != ETOOMANYREFS)
-            break;
-        nanosleep(&pause, NULL);
-    }
-    return result;
-}
-
-static void open_for_caller(struct init *init, int32_t id, const struct record *record)
-{
-    struct message message = {.type = MSG_FILE, .id = id};
-    const char *why = strerror(EPERM);
-    unsigned place = 0;
-    pid_t pid;
-
-    while (place < MAX_OPENERS && init->openers[place].pid)
-        place++;
-    if (place == MAX_OPENERS) {
-        refuse_file(init, id, EAGAIN, "too many files are being opened at once");
-        return;
-    }
-    pid = fork();
-    if (pid > 0) {
-        init->openers[place].pid = pid;
-        init->openers[place].id = id;
-        return;
-    }
-    if (pid == 0) {
-        int fd = -1;
-        if (record->kind != KIND_OPEN || payload_drop_rights(&init->root) < 0)
-            errno = EPERM;
-        else
-            fd = open_file(init, record, &why);
-        message.a = fd < 0 ? errno : 0;
-        message.size = fd < 0 ? (uint32_t)strlen(why) + 1 : 0;
-        if (send_file(init, &message, why, fd) < 0)
-            refuse_file(init, id, errno, strerror(errno));
-        _exit(0);
-    }
-    refuse_file(init, id, errno, strerror(errno));
 }
 
 /* --- messages ------------------------------------------------------------------------------- */

@@ -1,4 +1,5 @@
-/* What the parts of init share once it has set up: its commands, and looking at their processes. */
+/* What the parts of init share once it has set up: its commands, looking at their processes, and files for the
+ * caller. */
 #ifndef COMMANDS_H
 #define COMMANDS_H
 
@@ -6,6 +7,7 @@
 #include <sys/resource.h>
 
 #include "helper.h"
+#include "listen.h"
 #include "mounts.h"
 
 #define MAX_COMMANDS 256
@@ -26,6 +28,7 @@ struct init {
     int socket, null, children, terminal;
     int spare[SPARE_FDS]; /* kept for looking at processes */
     struct root root;
+    struct listening listening; /* each command gets them */
     struct rlimit files;
     bool one_shot;
     struct {
@@ -48,6 +51,15 @@ void commands_message(struct init *init);
 
 /* The command whose first process this is, or NULL. */
 const struct command *command_by_pid(const struct init *init, pid_t pid);
+
+/* --- openers.c ------------------------------------------------------------------------------ */
+
+/* Open what an OPEN record asks for, in a child; the answer is its MSG_FILE, or ours. */
+void open_for_caller(struct init *init, int32_t id, const struct record *record);
+void refuse_file(const struct init *init, int32_t id, int error, const char *why);
+
+/* Whether this child that was reaped, or stopped, is one of those; then its request has an answer, or will have. */
+bool reap_opener(struct init *init, pid_t pid, int status);
 
 /* --- processes.c ---------------------------------------------------------------------------- */
 
@@ -74,5 +86,9 @@ int kill_inside(struct init *init, uint64_t userns);
 
 /* Answer MSG_POLL. */
 void measure(struct init *init, int64_t wanted, struct message *answer);
+
+/* Say how many tasks there are when a command has ended, as for want of another, which is often sooner than the first
+ * poll. Before it is reaped: as a zombie it still is one of them. */
+void measure_tasks(struct init *init);
 
 #endif

@@ -1,6 +1,7 @@
 /* The caller's socket: requests in, events out. One request is a plan of one record; one event a JSON
  * object. The caller is trusted, but may be slow: what it does not take is kept, and as long as
- * there is something kept no request is read, so that it can't grow. A request that can't be handed on
+ * there is something kept no request is read, so that it can't grow by answers; nor does it by what services
+ * say, which payloads can have them do without end (control_is_behind). A request that can't be handed on
  * at once waits, a limited number of them: reading on is what makes room for it (see is_passing).
  */
 
@@ -21,6 +22,7 @@
 #define MAX_HELD 256
 #define RETRY ((int64_t)2000000)   /* ns, between two attempts to hand on a request */
 #define PATIENCE (10 * SECOND)     /* and after so long it is refused */
+#define MANY_EVENTS 1000           /* that the caller is yet to read: some hundred bytes each */
 
 /* In place of a request larger than a datagram: the request itself is in a memfd, the first descriptor. */
 struct large {
@@ -45,6 +47,13 @@ static int send_event(int socket, const char *data, size_t size, int fd)
     return datagram_send(socket, &part, 1, &fd, fd >= 0 ? 1 : 0, MSG_DONTWAIT);
 }
 
+/* No room in the socket; or (ETOOMANYREFS, unix(7)) this user's processes together have more descriptors
+ * on their way than one may have open: those on their way to us, to init and to the caller among them. */
+static bool is_passing(int error)
+{
+    return error == EAGAIN || error == ENOBUFS || error == ENOMEM || error == ETOOMANYREFS;
+}
+
 static void keep_event(struct supervisor *s, const char *data, size_t size, int fd)
 {
     struct event *event = malloc(sizeof(*event) + size);
@@ -58,6 +67,19 @@ static void keep_event(struct supervisor *s, const char *data, size_t size, int 
     memcpy(event->data, data, size);
     *s->last_event = event;
     s->last_event = &event->next;
+    s->event_count++;
+}
+
+/* Whether that is done with: sent, or of no use any more. Else it is to be tried again: poll(2) tells when there
+ * is room in the socket, and nobody tells of anything else. */
+static bool try_event(struct supervisor *s, const char *data, size_t size, int fd)
+{
+    s->events_next = 0;
+    if (send_event(s->control, data, size, fd) == 0 || !is_passing(errno))
+        return true;
+    if (errno != EAGAIN)
+        s->events_next = now() + RETRY;
+    return false;
 }
 
 void control_send(struct supervisor *s, const char *json, size_t size, int fd)
@@ -66,19 +88,25 @@ void control_send(struct supervisor *s, const char *json, size_t size, int fd)
         close_fd(&fd);
         return;
     }
-    if (s->events || (send_event(s->control, json, size, fd) < 0 && errno == EAGAIN))
+    if (s->events || !try_event(s, json, size, fd))
         keep_event(s, json, size, fd);
     else
         close_fd(&fd);
+}
+
+bool control_is_behind(const struct supervisor *s)
+{
+    return s->event_count >= MANY_EVENTS;
 }
 
 static void send_kept(struct supervisor *s)
 {
     while (s->events) {
         struct event *event = s->events;
-        if (send_event(s->control, event->data, event->size, event->fd) < 0 && errno == EAGAIN)
+        if (!try_event(s, event->data, event->size, event->fd))
             return;
         s->events = event->next;
+        s->event_count--;
         if (!s->events)
             s->last_event = &s->events;
         close_fd(&event->fd);
@@ -128,6 +156,14 @@ static void answer_file(struct supervisor *s, int32_t id, int error)
     control_send(s, json, (size_t)size, -1);
 }
 
+static void answer_ports(struct supervisor *s, int32_t id, int error)
+{
+    struct text text cleanup_text = {0};
+
+    network_answer(&s->network, id, error, &text);
+    control_send(s, text.data, text.size, -1);
+}
+
 static int fail_start(struct failure *failure, int error)
 {
     bool ended = error == EPIPE || error == ECONNRESET;
@@ -156,13 +192,6 @@ static void refuse(struct supervisor *s, int32_t kind, int32_t id, int error)
 }
 
 /* --- handing on ----------------------------------------------------------------------------- */
-
-/* No room in the socket; or (ETOOMANYREFS, unix(7)) this user's processes together have more descriptors
- * on their way than one may have open: those on their way to us and to init among them. */
-static bool is_passing(int error)
-{
-    return error == EAGAIN || error == ENOBUFS || error == ETOOMANYREFS;
-}
 
 static void release(struct supervisor *s, struct held **place)
 {
@@ -238,6 +267,8 @@ static bool send_held(struct supervisor *s, int64_t time)
 
 void control_retry(struct supervisor *s, int64_t time)
 {
+    if (s->events_next && time >= s->events_next)
+        send_kept(s);
     if (time < s->held_next)
         return;
     while (s->held && send_held(s, time))
@@ -247,7 +278,9 @@ void control_retry(struct supervisor *s, int64_t time)
 
 int64_t control_next(const struct supervisor *s)
 {
-    return s->held ? s->held_next : INT64_MAX;
+    int64_t next = s->held ? s->held_next : INT64_MAX;
+
+    return s->events_next && s->events_next < next ? s->events_next : next;
 }
 
 bool control_withdraw(struct supervisor *s, int32_t id)
@@ -311,6 +344,10 @@ static void handle(struct supervisor *s, struct request *request)
         refuse(s, request->kind, request->id, EMFILE);
         return;
     }
+    if (s->network.used && !s->network.released && (request->kind == KIND_SPAWN || request->kind == KIND_OPEN)) {
+        refuse(s, request->kind, request->id, EBUSY); /* before we said that it is ready */
+        return;
+    }
     switch (request->kind) {
     case KIND_SPAWN:
         spawn(s, request);
@@ -331,6 +368,12 @@ static void handle(struct supervisor *s, struct request *request)
         break;
     case KIND_SET:
         account_set(s, &request->plan.records[0]);
+        break;
+    case KIND_FORWARD:
+        answer_ports(s, request->id, network_publish(s, &request->plan.records[0]));
+        break;
+    case KIND_UNFORWARD:
+        answer_ports(s, request->id, network_unpublish(s, &request->plan.records[0]));
         break;
     default:
         supervisor_close(s);
@@ -375,7 +418,7 @@ static bool init_has_room(const struct supervisor *s)
 short control_wanted(struct supervisor *s)
 {
     if (s->events)
-        return POLLOUT;
+        return s->events_next ? 0 : POLLOUT;
     if (s->closing || s->held_count >= MAX_HELD)
         return 0;
     s->init_full |= !init_has_room(s);

@@ -20,6 +20,8 @@
 #define EXIT_NOT_EXECUTABLE 126
 #define EXIT_NOT_FOUND 127
 
+#define OVERFLOW_ID 65534 /* of who is not mapped; /proc/sys/kernel/overflowuid, which nobody changes */
+
 #define cleanup_fd __attribute__((cleanup(close_fd)))
 void close_fd(int *fd); /* closes when >= 0 and sets to -1, errno kept */
 
@@ -38,8 +40,22 @@ int fail(struct failure *failure, int error, const struct record *record, const 
 /* write(2) all of it. 0, or -1 with errno. */
 int write_all(int fd, const void *data, size_t size);
 
+/* Is it "." or ".."? */
+bool is_dot(const char *name);
+
+#define SECOND ((int64_t)1000000000)
+
+/* CLOCK_MONOTONIC in ns. */
+int64_t now(void);
+
 /* Microseconds of a time that getrusage(2) gave. */
 int64_t microseconds(struct timeval time);
+
+/* Close every descriptor above 2 but those of `kept`, which is sorted; negative ones are none. 0, or -1. */
+int close_all_but(int *kept, unsigned count);
+
+/* Become without rights but `mask`, which survives an exec. 0, or -1 with errno. */
+int keep_capabilities(uint64_t mask);
 
 /* The name of an error number, "ENOENT", or "" when unknown. */
 const char *error_name(int error);
@@ -61,6 +77,14 @@ enum message_type {
     MSG_USAGE,        /* answer to MSG_POLL, with its id, or unasked when a command ends: a memory bytes, b cpu us
                          (live and reaped), c tasks, d disk bytes used in writable tmpfs of ours; e bits: POLL_*
                          for what of that was measured, and USAGE_* */
+    MSG_LOST,         /* what makes an overlay ended, while it is needed */
+    /* a guard or a join to the supervisor (guard.h, join.h) */
+    MSG_SERVICE_READY,
+    MSG_SERVICE_SAID, /* text: a line that the service wrote */
+    MSG_SERVICE_ENDED, /* a wait status; text: the end of what it wrote on stderr */
+    MSG_SOCKET,       /* one fd, made in the sandbox's network namespace: a index of the record or -1, b enum socket_type */
+    MSG_JOINED,       /* all of it is done */
+    MSG_FORWARDED,    /* a forwarder's answer: a errno */
     /* supervisor to init */
     MSG_MAPPED = 32,  /* the id maps are written: begin. For an init that was made ahead: data is the struct
                          command_stdio, fds a memfd with the plan, then what stdio.fd names, in order */
@@ -72,6 +96,10 @@ enum message_type {
     MSG_POLL,         /* id: -1, or of a request for statistics: ask for MSG_USAGE; a POLL_* bits: what is wanted */
     MSG_OPEN,         /* id: data is an encoded plan with one OPEN record */
     MSG_CLOSE,        /* kill everything and exit */
+    MSG_ASK,          /* to a guard: have the service say now what it has to say */
+    MSG_FORWARD,      /* to a forwarder, which answers: data is a struct forward_order, one fd */
+    MSG_UNFORWARD,    /* the same, and no fd */
+    MSG_RELEASE,      /* what was waited for outside is ready (see init_waits) */
 };
 
 enum poll_bits { POLL_MEMORY = 1, POLL_CPU = 2, POLL_TASKS = 4, POLL_DISK = 8 };
@@ -127,6 +155,7 @@ struct init_process {
     int pidfd;
     int socket; /* SOCK_SEQPACKET, ours */
     int userns; /* A, for cleaning up what its ids own */
+    int netns;  /* A's, or -1 */
 };
 
 /* An init_process that is none. */
@@ -135,6 +164,9 @@ void init_clear(struct init_process *init);
 /* The namespaces that a plan wants, as clone(2) flags; those of some flags that are a plan's choice. */
 uint64_t init_known(int64_t flags);
 uint64_t init_namespaces(const struct plan *plan);
+
+/* Whether init is to wait, set up, until the supervisor says that services outside are ready. */
+bool init_waits(const struct plan *plan);
 
 /* clone3 init with these namespaces (but the mounts', which it makes itself when it begins: they are to be
  * those of then), into the cgroup `run` (-1: ours); it waits for init_begin. The plan and
@@ -153,6 +185,9 @@ void init_abandon(struct init_process *init);
 
 /* init's life, in the child; never returns (init.c). */
 _Noreturn void init_main(const struct plan *plan, const struct command_stdio *stdio, int socket);
+
+/* Where the program's arguments, less its name, begin and end in memory: an init has them as its own. */
+void init_arguments(char *first, char *end);
 
 /* What a supervisor that a broker forked has besides its plan. */
 struct made_ahead {

@@ -40,6 +40,27 @@ static _Noreturn void report_failure(const struct init *init, const struct failu
     _exit(EXIT_OURS);
 }
 
+/* --- arguments ------------------------------------------------------------------------------ */
+
+static char *first_argument, *end_of_arguments;
+
+void init_arguments(char *first, char *end)
+{
+    first_argument = first;
+    end_of_arguments = end;
+}
+
+/* Anybody inside reads /proc/1/cmdline, undumpable or not: with which role and descriptors we were started
+ * is nothing for them. Where the last byte is not 0 the kernel shows what is before the first one (fs/proc/base.c,
+ * get_mm_cmdline), that is, our name alone. */
+static void hide_arguments(void)
+{
+    if (!first_argument)
+        return;
+    memset(first_argument, 0, (size_t)(end_of_arguments - first_argument));
+    *end_of_arguments = '.';
+}
+
 /* --- set-up --------------------------------------------------------------------------------- */
 
 /* Keep the socket and the stdio of a one-shot command, and close whatever else the supervisor had:
@@ -129,6 +150,17 @@ static void wait_for_maps(struct init *init, struct command_stdio *stdio)
         take_plan(init, stdio, buffer + sizeof(*message), message->size, fds);
 }
 
+/* Until then nothing else comes: the supervisor passes on no request (see control.c). */
+static void wait_for_release(const struct init *init)
+{
+    static char buffer[MESSAGE_MAX];
+    const struct message *message = (const struct message *)(const void *)buffer;
+    int fds[MESSAGE_FDS];
+
+    if (message_receive(init->socket, buffer, fds) <= 0 || message->type != MSG_RELEASE)
+        _exit(EXIT_OURS);
+}
+
 /* The caller's supplementary groups would stay with the command and open what they open. Where ids
  * are single the kernel forbids to drop them (user_namespaces(7)), which is documented. */
 static int drop_groups(struct failure *failure)
@@ -141,13 +173,13 @@ static int drop_groups(struct failure *failure)
     return fail(failure, EPERM, NULL, "cannot drop the supplementary groups: %s", strerror(EPERM));
 }
 
-/* From here on init is the payload's user in A too: nothing changes for a caller whose own id that is,
- * but uid 0, which no payload may be, is not mapped in A and could create nothing. */
+/* From here on init is the payload's user in A too, or the owner of an image's files: nothing changes for a
+ * caller whose own id that is, but uid 0, which no payload may be, is not mapped in A and could create nothing. */
 static int take_ids(const struct root *root)
 {
-    if (setresgid(root->gid, root->gid, root->gid) < 0)
+    if (setresgid(root->maker_gid, root->maker_gid, root->maker_gid) < 0)
         return -1;
-    return setresuid(root->uid, root->uid, root->uid);
+    return setresuid(root->maker_uid, root->maker_uid, root->maker_uid);
 }
 
 static int bring_up_loopback(const struct record *record, struct failure *failure)
@@ -194,6 +226,23 @@ static int open_proc(struct root *root, struct failure *failure)
     return 0;
 }
 
+/* Those of the network are the network namespace's own. Through our own proc, since the host's may be
+ * read-only, as in containers. */
+static int set_sysctls(const struct init *init, struct failure *failure)
+{
+    const struct record *record = NULL;
+    char path[256];
+
+    while ((record = plan_next(init->plan, KIND_SYSCTL, record))) {
+        snprintf(path, sizeof(path), "sys/%s", record_text(record, 0));
+        int fd cleanup_fd = openat(init->root.proc, path, O_WRONLY | O_CLOEXEC);
+        const char *value = record_text(record, 1);
+        if (fd < 0 || write(fd, value, strlen(value)) < 0)
+            return fail(failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
+    }
+    return 0;
+}
+
 static int become_undumpable(void)
 {
     /* setresuid clears the parent-death signal, and sets dumpable as it likes: both come last. */
@@ -209,6 +258,9 @@ static int set_up(struct init *init, struct failure *failure)
 
     root->uid = identity ? (uid_t)record_int(identity, 0) : getuid();
     root->gid = identity ? (gid_t)record_int(identity, 1) : getgid();
+    root->maker_uid = identity && record_extra(identity) > 3 ? (uid_t)record_int(identity, 2) : root->uid;
+    root->maker_gid = identity && record_extra(identity) > 3 ? (gid_t)record_int(identity, 3) : root->gid;
+    root->identity = identity;
     umask(0);
     if (drop_groups(failure) < 0)
         return -1;
@@ -217,7 +269,7 @@ static int set_up(struct init *init, struct failure *failure)
     if (take_ids(root) < 0)
         return fail(failure, errno, identity, "cannot take the payload's ids: %s", strerror(errno));
     if (root_build(root, init->plan, failure) < 0 || open_proc(root, failure) < 0 ||
-        root_enter(root, failure) < 0)
+        set_sysctls(init, failure) < 0 || root_enter(root, failure) < 0)
         return -1;
     if (become_undumpable() < 0)
         return fail(failure, errno, NULL, "cannot protect init: %s", strerror(errno));
@@ -300,13 +352,14 @@ _Noreturn void init_main(const struct plan *plan, const struct command_stdio *gi
     sigset_t none;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    hide_arguments();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGTTOU, SIG_IGN);
     init.plan = plan;
     init.socket = socket;
     init.null = init.terminal = init.children = -1;
-    init.root = (struct root){.fd = -1, .pool = -1, .proc = -1, .devpts = -1, .scratch = -1, .parent = {.fd = -1}};
+    init.root = (struct root){.fd = -1, .pool = -1, .proc = -1, .devpts = -1, .scratch = -1, .kept = -1, .parent = {.fd = -1}};
     setsid();
     if (!plan)
         let_go_of_broker(&init);
@@ -317,13 +370,15 @@ _Noreturn void init_main(const struct plan *plan, const struct command_stdio *gi
              (unsigned long long)init.files.rlim_max);
         report_failure(&init, &failure);
     }
-    if (set_up(&init, &failure) < 0)
+    if (set_up(&init, &failure) < 0 || listen_open(&init.listening, init.plan, &failure) < 0)
         report_failure(&init, &failure);
     if (watch_children(&init) < 0) {
         fail(&failure, errno, NULL, "cannot watch children: %s", strerror(errno));
         report_failure(&init, &failure);
     }
     look_end(&init);
+    if (init_waits(init.plan))
+        wait_for_release(&init);
     message_send(init.socket, &ready, NULL, NULL, 0);
     start_one_shot(&init, &stdio, &failure);
     serve(&init);

@@ -6,7 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "helper.h"
+#include "scratch.h"
 
 /* -1 when it is no descriptor's number. */
 static int descriptor(const char *text)
@@ -72,12 +74,32 @@ static int run(const char *fd)
     return status;
 }
 
+/* The same for a supervisor that outlives whoever started it: it is nobody's child, and in a session of its own. */
+static int run_apart(const char *fd)
+{
+    pid_t pid = fork();
+
+    if (pid != 0)
+        return pid < 0 ? EXIT_OURS : 0;
+    return setsid() < 0 || chdir("/") < 0 ? EXIT_OURS : run(fd);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 1)
+        init_arguments(argv[1], argv[argc - 1] + strlen(argv[argc - 1]));
     if (argc == 3 && strcmp(argv[1], "run") == 0)
         return run(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "apart") == 0)
+        return run_apart(argv[2]);
     if (argc == 5 && strcmp(argv[1], "broker") == 0 && descriptor(argv[2]) >= 0 && descriptor(argv[3]) >= 0)
         return broker_main(descriptor(argv[2]), descriptor(argv[3]), init_known(strtoll(argv[4], NULL, 10)));
+    if (argc == 3 && strcmp(argv[1], "sweep") == 0) {
+        scratch_sweep(argv[2]);
+        return 0;
+    }
+    if (argc == 2 && strcmp(argv[1], "files") == 0)
+        return files_main();
     if (argc == 3 && strcmp(argv[1], "decode") == 0)
         return decode(argv[2]);
     if (argc == 2 && strcmp(argv[1], "true") == 0)

@@ -51,6 +51,29 @@ static int64_t resident(const struct init *init, pid_t pid, struct tally *tally)
     return sscanf(text, "%*d %lld", &pages) == 1 ? pages * sysconf(_SC_PAGESIZE) : 0;
 }
 
+/* Page tables, of which every page that is read somewhere in an empty mapping makes some, and which no resource
+ * limit bounds. The list of groups comes before them, and is as long as the payload likes. */
+static int64_t page_tables(const struct init *init, pid_t pid)
+{
+    static const char name[] = "\nVmPTE:";
+    char path[48], text[4096 + 1];
+    size_t kept = 0;
+    ssize_t n;
+
+    snprintf(path, sizeof(path), "%d/status", pid);
+    int fd cleanup_fd = openat(init->root.proc, path, O_RDONLY | O_CLOEXEC);
+    while (fd >= 0 && (n = read(fd, text + kept, sizeof(text) - 1 - kept)) > 0) {
+        size_t size = kept + (size_t)n;
+        text[size] = 0;
+        const char *at = strstr(text, name);
+        if (at && strchr(at + 1, '\n'))
+            return kilobytes(at, name);
+        kept = size < 64 ? size : 64; /* the line may go on in the next part */
+        memmove(text, text + size - kept, kept);
+    }
+    return 0;
+}
+
 /* Anonymous and shared-memory pages, each process's share of them, and what is swapped out: what
  * the sandbox can't be made to give back. Files of the host, read or mapped, are cache. */
 static int64_t process_memory(const struct init *init, pid_t pid, struct tally *tally)
@@ -76,7 +99,7 @@ static void add_stat(const struct init *init, pid_t pid, struct tally *tally)
                         &user, &system, &child_user, &child_system, &threads) != 5)
         return;
     tally->cpu += (int64_t)(user + system + (unsigned long long)(child_user + child_system)) * tally->tick;
-    tally->tasks += threads;
+    tally->tasks += pid > init->root.server ? threads : 0; /* those before are ours, and in no limit */
 }
 
 static bool seen_before(struct tally *tally, uint64_t inode)
@@ -123,6 +146,7 @@ static void add_process(const struct init *init, pid_t pid, void *data)
         add_stat(init, pid, tally);
     if (tally->wanted & POLL_MEMORY) {
         tally->memory += process_memory(init, pid, tally);
+        tally->memory += page_tables(init, pid);
         add_memfds(init, pid, tally);
     }
 }
@@ -187,4 +211,29 @@ void measure(struct init *init, int64_t wanted, struct message *answer)
     answer->b = tally.cpu + microseconds(reaped.ru_utime) + microseconds(reaped.ru_stime);
     answer->c = tally.tasks;
     answer->e |= wanted;
+}
+
+/* Whether as many tasks as the limit can have been there at once: so many numbers were given out (the last
+ * field is of the reader's own namespace; fs/proc/loadavg.c). Where that can't be told, they may. */
+static bool may_be_full(const struct init *init, int64_t limit)
+{
+    int fd cleanup_fd = openat(init->root.proc, "loadavg", O_RDONLY | O_CLOEXEC);
+    char text[128];
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    long last;
+
+    text[n > 0 ? n : 0] = 0;
+    return sscanf(text, "%*s %*s %*s %*s %ld", &last) != 1 || last > limit;
+}
+
+void measure_tasks(struct init *init)
+{
+    const struct record *limit = plan_find(init->plan, KIND_NPROC);
+    struct message usage = {.type = MSG_USAGE, .id = -1};
+
+    if (!limit || !may_be_full(init, record_int(limit, 0)))
+        return;
+    measure(init, POLL_TASKS, &usage);
+    usage.e |= USAGE_UNASKED;
+    message_send(init->socket, &usage, NULL, NULL, 0);
 }

@@ -22,6 +22,7 @@ struct root {
     int proc;       /* init's own instance, out of sight with the pool */
     int devpts;
     int scratch;    /* SCRATCH directory on the host, or -1 */
+    int kept;       /* the directory of a writable layer that stays, or -1 */
     unsigned names; /* directories made in the pool so far */
     struct parent parent;
     int *sources;   /* per record of the plan: what open_tree or open gave, or -1 */
@@ -29,8 +30,12 @@ struct root {
     unsigned writables;
     uint64_t ours[MAX_WRITABLE]; /* devices of file systems of ours: there mount points may be made */
     unsigned devices;
-    uid_t uid; /* the payload's ids inside */
+    pid_t server; /* the last process that makes an overlay; those before it are older; 0: none */
+    uid_t uid;    /* the payload's ids inside */
     gid_t gid;
+    uid_t maker_uid; /* who makes the root: the payload, or an image's root */
+    gid_t maker_gid;
+    const struct record *identity; /* with the further groups of the payload */
 };
 
 /* Open every mount source, as the caller's own user, before init takes on other ids. */

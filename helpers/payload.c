@@ -26,9 +26,9 @@
 #include "sys.h"
 
 #define LAST_SIGNAL 64
+#define MAX_GROUPS 64
 #define CHILD_LOOK_MS 50
 #define CHILD_PATIENCE 200 /* looks: 10 s, on a machine that has much else to do */
-#define CHANNEL 3 /* where the channel to init is at the end, the only descriptor besides stdio */
 
 /* --- in the child --------------------------------------------------------------------------- */
 
@@ -82,10 +82,29 @@ static int place_stdio(const struct payload *payload)
     return 0;
 }
 
+/* Those that a root's own group(5) gives to its user; else there are none. */
+static int take_groups(const struct root *root)
+{
+    gid_t groups[MAX_GROUPS];
+    unsigned count = root->identity ? record_extra(root->identity) : 0;
+
+    if (count <= 4)
+        return 0;
+    if (count - 4 > MAX_GROUPS) {
+        errno = E2BIG;
+        return -1;
+    }
+    for (unsigned i = 4; i < count; i++)
+        groups[i - 4] = (gid_t)record_int(root->identity, i);
+    return setgroups(count - 4, groups);
+}
+
 static int take_identity(const struct root *root)
 {
     gid_t gid = getgid(), egid = getegid();
 
+    if (take_groups(root) < 0)
+        return -1;
     if ((gid != root->gid || egid != root->gid) && setresgid(root->gid, root->gid, root->gid) < 0)
         return -1;
     if ((getuid() != root->uid || geteuid() != root->uid) && setresuid(root->uid, root->uid, root->uid) < 0)
@@ -310,12 +329,29 @@ static void search_and_exec(const struct payload *payload, struct failure *failu
             break;
         from += length + 1;
     }
-    if (!failure->error)
+    if (!*name)
+        fail(failure, ENOENT, NULL, "the command's name is empty");
+    else if (!failure->error)
         fail(failure, ENOENT, NULL, "%s: not found in the sandbox's PATH (%s)", name, find_path(payload->envp));
 }
 
-static _Noreturn void become_payload(const struct payload *payload, const struct root *root, int channel)
+/* Nothing else is open any more but stdio. The channel is where it ends up. */
+static int place_descriptors(struct payload *payload, int *channel, struct failure *failure)
 {
+    int last = listen_place(payload->listening, *channel);
+
+    if (last < 0)
+        return fail(failure, errno, NULL, "cannot close descriptors: %s", strerror(errno));
+    *channel = last;
+    if (payload->listening->count == 0)
+        return 0;
+    payload->envp = listen_environment(payload->listening, payload->plan, payload->envp);
+    return payload->envp ? 0 : fail(failure, ENOMEM, NULL, "cannot start the command: %s", strerror(ENOMEM));
+}
+
+static _Noreturn void become_payload(const struct payload *given, const struct root *root, int channel)
+{
+    struct payload own = *given, *payload = &own;
     struct failure failure = {0};
 
     reset_signals();
@@ -325,38 +361,51 @@ static _Noreturn void become_payload(const struct payload *payload, const struct
     }
     if (set_limits(payload->plan, &failure) < 0 ||
         enter_inner_namespace(payload->plan, channel, &failure) < 0 ||
-        prepare_rights(payload, root, &failure) < 0)
+        prepare_rights(payload, root, &failure) < 0 || place_descriptors(payload, &channel, &failure) < 0 ||
+        restrict_rights(payload, root, &failure) < 0)
         give_up(channel, payload->plan, &failure, EXIT_OURS);
-    if (dup2(channel, CHANNEL) != CHANNEL || fcntl(CHANNEL, F_SETFD, FD_CLOEXEC) < 0 ||
-        sys_close_range(CHANNEL + 1, ~0u) < 0) {
-        fail(&failure, errno, NULL, "cannot close descriptors: %s", strerror(errno));
-        give_up(channel, payload->plan, &failure, EXIT_OURS);
-    }
-    if (restrict_rights(payload, root, &failure) < 0)
-        give_up(CHANNEL, payload->plan, &failure, EXIT_OURS);
-    send(CHANNEL, PAYLOAD_READY, 1, MSG_NOSIGNAL);
+    send(channel, PAYLOAD_READY, 1, MSG_NOSIGNAL);
     search_and_exec(payload, &failure);
-    give_up(CHANNEL, payload->plan, &failure, exec_status(failure.error));
+    give_up(channel, payload->plan, &failure, exec_status(failure.error));
 }
 
 /* --- in init -------------------------------------------------------------------------------- */
 
-/* B's maps are A's, id for id. */
+struct map_text {
+    char *text;
+    size_t size, used;
+};
+
+/* The ids from `first` on, up to `end`. */
+static int map_line(struct map_text *map, long long first, long long end)
+{
+    if (first >= end)
+        return 0;
+    size_t left = map->size - map->used;
+    int n = snprintf(map->text + map->used, left, "%lld %lld %lld\n", first, first, end - first);
+    if (n < 0 || (size_t)n >= left)
+        return -1;
+    map->used += (size_t)n;
+    return 0;
+}
+
+/* B's maps are A's, id for id, but for the one that what serves the root runs as: whoever has no such id can't
+ * signal it. */
 static int identity_map(const struct plan *plan, int which, char *text, size_t size)
 {
-    const struct record *record = NULL;
-    size_t used = 0;
+    struct map_text map = {.text = text, .size = size};
+    const struct record *record = NULL, *fuse = plan_find(plan, KIND_FUSE);
+    long long server = fuse ? (long long)record_int(fuse, 1u + (unsigned)which) : -1;
 
     while ((record = plan_next(plan, KIND_IDMAP, record))) {
+        long long first = (long long)record_int(record, 1), end = first + (long long)record_int(record, 3);
+        bool split = first <= server && server < end;
         if (record_int(record, 0) != which)
             continue;
-        int n = snprintf(text + used, size - used, "%lld %lld %lld\n", (long long)record_int(record, 1),
-                         (long long)record_int(record, 1), (long long)record_int(record, 3));
-        if (n < 0 || (size_t)n >= size - used)
+        if (map_line(&map, first, split ? server : end) < 0 || (split && map_line(&map, server + 1, end) < 0))
             return -1;
-        used += (size_t)n;
     }
-    return (int)used;
+    return (int)map.used;
 }
 
 static int write_at(int proc, pid_t pid, const char *file, const char *text, size_t size)

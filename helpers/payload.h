@@ -3,6 +3,7 @@
 #define PAYLOAD_H
 
 #include "helper.h"
+#include "listen.h"
 #include "mounts.h"
 
 /* What the child says on its channel: this before exec; end of file behind it means that exec succeeded,
@@ -26,6 +27,7 @@ struct payload {
     const char *workdir;
     int stdio[3];
     int terminal; /* the pty's slave, or -1 */
+    const struct listening *listening; /* sockets for it */
 };
 
 struct started {

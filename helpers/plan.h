@@ -34,6 +34,14 @@ enum kind {
     KIND_CGROUP,
     KIND_CGROUP_SET,
     KIND_AFFINITY,
+    KIND_SERVICE,
+    KIND_SOCKET,
+    KIND_NFT,
+    KIND_ADDRESS,
+    KIND_SYSCTL,
+    KIND_HOST_SETS,
+    KIND_FUSE,
+    KIND_PUBLISH,
 
     KIND_TMPFS = 32,
     KIND_BIND,
@@ -64,6 +72,18 @@ enum kind {
     KIND_STATS,
     KIND_FREEZE,
     KIND_SET,
+    KIND_LEASE,
+    KIND_FORWARD,
+    KIND_UNFORWARD,
+    KIND_PCAP,
+    KIND_LOG,
+    KIND_DOOR,
+
+    KIND_LISTEN = 96,
+    KIND_STOP_SIGNAL,
+    KIND_BRIDGE,
+    KIND_VETH,
+    KIND_RATE,
 };
 
 enum mount_flag {
@@ -76,6 +96,28 @@ enum mount_flag {
     M_OPTIONAL = 64,
     M_STRICT = 128,
     M_OWNED = 256,
+    M_FUSE = 512,
+};
+
+enum service_flag {
+    SERVICE_RIGHTS = 1,
+    SERVICE_NEEDED = 2,
+    SERVICE_FILTERS = 4,
+    SERVICE_TELLS = 8,
+};
+
+enum service_ready {
+    READY_AT_ONCE,
+    READY_WRITES,
+    READY_FORKS,
+};
+
+enum socket_type {
+    SOCKET_STREAM = 1,
+    SOCKET_DATAGRAM,
+    SOCKET_ROUTE,
+    SOCKET_NETFILTER,
+    SOCKET_GIVEN,
 };
 
 /* One field: bytes that stay valid as long as the plan, followed by a NUL. */

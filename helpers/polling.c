@@ -43,7 +43,7 @@ static void note_usage(struct outcome *outcome, const struct message *usage, int
 {
     if (bits & POLL_MEMORY)
         raise_to(&outcome->memory, usage->a);
-    if (bits & POLL_TASKS)
+    if (bits & POLL_TASKS && usage->c > 0) /* none: it came too early or too late, and saw nothing */
         raise_to(&outcome->tasks, usage->c);
     if (usage->e & POLL_DISK)
         raise_to(&outcome->disk, usage->d);

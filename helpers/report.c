@@ -380,7 +380,7 @@ static void add_status(struct text *text, const struct outcome *outcome)
 }
 
 void report_result(struct text *text, const struct plan *plan, int32_t id, const struct outcome *outcome,
-                   const struct limits *limits)
+                   const struct limits *limits, const char *more)
 {
     struct judgement judgement = judge(limits, outcome);
     char line[1200];
@@ -397,7 +397,7 @@ void report_result(struct text *text, const struct plan *plan, int32_t id, const
     add_usage(text, outcome);
     text_add(text, ",\"enforced\":");
     add_enforced(text, plan, limits, outcome);
-    text_add(text, ",\"message\":");
+    text_add(text, "%s,\"message\":", more ? more : "");
     text_add_string(text, line);
     text_add(text, "}");
 }
@@ -454,11 +454,18 @@ const char *report_mend(const struct failure *failure)
         {KIND_NPROC, EPERM, false, "lower the limit, or raise the caller's hard one (ulimit -H)"},
         {KIND_NICE, EACCES, true, "choose a process.nice that is not below the caller's"},
         {KIND_KEYRING, EDQUOT, false, "raise the quota (sysctl kernel.keys.maxkeys), or run fewer at once"},
+        {KIND_PUBLISH, EADDRINUSE, true, "publish another port; `ss -ltunp` shows who has it"},
+        {KIND_PUBLISH, EACCES, true, "publish a port from 1024 on"},
+        {KIND_PUBLISH, EADDRNOTAVAIL, true, "publish at an address of this machine; `ip address` shows them"},
+        {KIND_DIRECTORY, ENOTDIR, true, "start elsewhere, as by --workdir /; or choose another image"},
+        {ANY_MOUNT, EBUSY, false, "mount it on another path, as in /mnt"},
         {ANY_MOUNT, ENOENT, true, "create what is missing"},
-        {ANY_MOUNT, ENOTDIR, true, "let both be directories, or both files"},
+        {ANY_MOUNT, ENOTDIR, true, "mount it on another path; what a kept sandbox put there: `sandbox diff NAME`"},
         {ANY_MOUNT, ELOOP, true, "name its real path: `realpath PATH` prints it"},
         {ANY_MOUNT, EROFS, true, "create the mount point in the root"},
         {ANY_MOUNT, ENOSPC, false, "raise limits.disk"},
+        {ANY_MOUNT, ENOTDIR, false, "make it a directory in the root, or choose another root"},
+        {ANY_MOUNT, ELOOP, false, "make it a directory in the root, and no link, or choose another root"},
         {ANY_KIND, EMFILE, false, "raise the limit on open files (ulimit -Hn), or run fewer at once"},
         {ANY_KIND, ETOOMANYREFS, false, "raise the limit on open files (ulimit -Hn), or run fewer at once"},
         {KIND_CGROUP_SET, ENODEV, true, "name CPUs of /sys/fs/cgroup/cpuset.cpus.effective"},

@@ -24,9 +24,9 @@ void text_add_string(struct text *text, const char *string);
 /* Bare, with control characters made visible: fit for a terminal. */
 void text_add_visible(struct text *text, const char *string);
 
-/* The result object, without a newline. */
+/* The result object, without a newline. `more`: further members, each with a comma before it, or NULL. */
 void report_result(struct text *text, const struct plan *plan, int32_t id, const struct outcome *outcome,
-                   const struct limits *limits);
+                   const struct limits *limits, const char *more);
 
 /* The one line about a result; empty when there is nothing to say. */
 void report_message(char *line, size_t size, const struct limits *limits, const struct outcome *outcome);

@@ -17,6 +17,7 @@
 
 /* newuidmap(1) takes at most this many ranges of ours; the kernel's own limit is 340 (4.15). */
 #define MAX_MAPS 340
+#define TOOL_SECONDS 20 /* they take milliseconds, if the user database answers */
 
 static int write_proc(pid_t pid, const char *name, const char *text)
 {
@@ -68,6 +69,7 @@ struct tool {
     pid_t pid;
     int errors; /* what it wrote on stderr */
     const char *path;
+    int64_t deadline; /* CLOCK_MONOTONIC, ns */
 };
 
 static int start_tool(const struct plan *plan, pid_t target, int which, struct tool *tool)
@@ -112,19 +114,35 @@ static int start_tool(const struct plan *plan, pid_t target, int which, struct t
     return tool->pid < 0 ? -1 : 0;
 }
 
+/* Whether it has something to say, or has ended; else it does neither. Its real user is ours, so that
+ * we may kill it (kill(2)). */
+static bool heard(const struct tool *tool)
+{
+    struct pollfd waited = {.fd = tool->errors, .events = POLLIN};
+
+    for (;;) {
+        int64_t left = (tool->deadline - now()) / (SECOND / 1000);
+        int ready = poll(&waited, 1, left > 0 ? (int)left : 0);
+        if (ready > 0)
+            return true;
+        if (ready == 0 || errno != EINTR)
+            return false;
+    }
+}
+
 static int finish_tool(struct tool *tool, struct failure *failure, const struct record *record)
 {
     char text[400];
     size_t used = 0;
-    ssize_t n;
+    ssize_t n = 1;
     int status = 0;
+    bool late = false;
 
-    while (used < sizeof(text) - 1 && (n = read(tool->errors, text + used, sizeof(text) - 1 - used)) != 0) {
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            break;
-        used += (size_t)n;
+    while (n > 0 && used < sizeof(text) - 1 && !late) {
+        if ((late = !heard(tool)))
+            kill(tool->pid, SIGKILL);
+        else if ((n = read(tool->errors, text + used, sizeof(text) - 1 - used)) > 0)
+            used += (size_t)n;
     }
     while (used > 0 && text[used - 1] == '\n')
         used--;
@@ -134,14 +152,19 @@ static int finish_tool(struct tool *tool, struct failure *failure, const struct 
         ;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
+    if (late)
+        return fail(failure, ETIMEDOUT, record,
+                    "cannot map ids: %s does not end: does the user database (getent passwd) answer?", tool->path);
     return fail(failure, EPERM, record, "cannot map ids with %s: %s", tool->path, used ? text : "it failed");
 }
 
 /* Both tools at once: each costs about a millisecond, most of it its own start. */
 static int run_tools(const struct plan *plan, const struct record *record, pid_t pid, struct failure *failure)
 {
-    struct tool users = {.pid = -1, .errors = -1, .path = record_text(record, 0)};
-    struct tool groups = {.pid = -1, .errors = -1, .path = record_text(record, 1)};
+    int64_t seconds = record_int(record, 2);
+    int64_t deadline = now() + (seconds > 0 ? seconds : TOOL_SECONDS) * SECOND;
+    struct tool users = {.pid = -1, .errors = -1, .path = record_text(record, 0), .deadline = deadline};
+    struct tool groups = {.pid = -1, .errors = -1, .path = record_text(record, 1), .deadline = deadline};
     int result = 0;
 
     for (int which = 0; result == 0 && which < 2; which++) {
@@ -186,7 +209,9 @@ static int give_scratch(const struct plan *plan, struct failure *failure)
     if (!scratch || !identity || geteuid() != 0)
         return 0;
     int fd cleanup_fd = sys_openat2(AT_FDCWD, record_text(scratch, 0), O_RDONLY | O_DIRECTORY, 0, K_RESOLVE_NO_SYMLINKS);
-    int64_t uid = outside_id(plan, 0, record_int(identity, 0)), gid = outside_id(plan, 1, record_int(identity, 1));
+    unsigned maker = record_extra(identity) > 3 ? 2 : 0;
+    int64_t uid = outside_id(plan, 0, record_int(identity, maker));
+    int64_t gid = outside_id(plan, 1, record_int(identity, maker + 1));
     if (fd < 0 || uid < 0 || gid < 0 || fchown(fd, (uid_t)uid, (gid_t)gid) < 0)
         return fail(failure, errno, scratch, "cannot give %s to the sandbox's user: %s", record_text(scratch, 0),
                     strerror(errno));
@@ -206,7 +231,7 @@ static int nest(const struct plan *plan, const struct box *box, pid_t pid, struc
 void init_clear(struct init_process *init)
 {
     init->pid = -1;
-    init->pidfd = init->socket = init->userns = -1;
+    init->pidfd = init->socket = init->userns = init->netns = -1;
 }
 
 void init_abandon(struct init_process *init)
@@ -219,6 +244,7 @@ void init_abandon(struct init_process *init)
     close_fd(&init->pidfd);
     close_fd(&init->socket);
     close_fd(&init->userns);
+    close_fd(&init->netns);
     init->pid = -1;
 }
 
@@ -264,13 +290,24 @@ uint64_t init_namespaces(const struct plan *plan)
     return record ? init_known(record_int(record, 0)) : 0;
 }
 
-static int open_userns(struct init_process *init)
+bool init_waits(const struct plan *plan)
+{
+    return plan_find(plan, KIND_SERVICE) || plan_find(plan, KIND_NFT) || plan_find(plan, KIND_ADDRESS) ||
+           plan_find(plan, KIND_PUBLISH) || plan_find(plan, KIND_PCAP) || plan_find(plan, KIND_VETH);
+}
+
+/* While it can be looked at: later init is undumpable. */
+static int open_namespaces(struct init_process *init, uint64_t namespaces)
 {
     char path[64];
 
     snprintf(path, sizeof(path), "/proc/%d/ns/user", init->pid);
     init->userns = open(path, O_RDONLY | O_CLOEXEC);
-    return init->userns;
+    if (init->userns < 0 || !(namespaces & K_CLONE_NEWNET))
+        return init->userns;
+    snprintf(path, sizeof(path), "/proc/%d/ns/net", init->pid);
+    init->netns = open(path, O_RDONLY | O_CLOEXEC);
+    return init->netns;
 }
 
 int init_clone(uint64_t namespaces, const struct plan *plan, const struct command_stdio *stdio, int run,
@@ -304,10 +341,10 @@ int init_clone(uint64_t namespaces, const struct plan *plan, const struct comman
         return run >= 0 && is_about_cgroup(error) ? explain_cgroup(plan, error, failure)
                                                   : explain_clone(error, failure);
     }
-    if (open_userns(init) < 0) {
+    if (open_namespaces(init, namespaces) < 0) {
         error = errno;
         init_abandon(init);
-        return fail(failure, error, NULL, "cannot open the user namespace: %s", strerror(error));
+        return fail(failure, error, NULL, "cannot open the new namespaces: %s", strerror(error));
     }
     return 0;
 }

@@ -3,13 +3,15 @@
 #define SUPERVISOR_H
 
 #include "cgroup.h"
+#include "door.h"
 #include "helper.h"
+#include "network.h"
 #include "streams.h"
 #include "tty.h"
 #include "verdict.h"
 
 #define MAX_JOBS 256
-#define SECOND ((int64_t)1000000000)
+#define MAX_LEASES 6 /* descriptors that are kept for what their locks mean */
 
 /* A time so much later, or never: centuries are as good. */
 static inline int64_t later(int64_t time, int64_t ns)
@@ -35,6 +37,8 @@ struct job {
     int64_t timeout; /* ns, or -1 */
     int64_t began, deadline;   /* CLOCK_MONOTONIC, ns; 0: none, as all of these */
     int64_t kill_by, drain_by; /* when patience with init, or with who reads the output, ends */
+    int64_t told_by;           /* and with services that were asked what was denied, in */
+    unsigned round;            /* this round; 0: not yet */
     struct streams streams;
     struct outcome outcome;
     struct counters before; /* of the whole sandbox, when it began */
@@ -63,7 +67,8 @@ struct held {
 struct supervisor {
     const struct plan *plan;
     struct limits limits;
-    int stdio[3], control, lifeline, report, verbosity;
+    int stdio[3], control, lifeline, report, log, verbosity;
+    int leases[MAX_LEASES]; /* locked files: nobody takes away what the sandbox uses */
     bool one_shot;
 
     struct scope scope; /* where the cgroup is made */
@@ -71,6 +76,8 @@ struct supervisor {
     int memory_events;  /* of which poll(2) tells that they changed, or -1 */
     int64_t frozen_at;  /* CLOCK_MONOTONIC, ns; 0: it is not */
 
+    struct network network;
+    struct door door;
     struct init_process init;
     struct made_ahead *ahead;
     struct failure failure;
@@ -84,6 +91,8 @@ struct supervisor {
     struct job *jobs[MAX_JOBS];
     unsigned count;
     struct event *events, **last_event;
+    unsigned event_count;
+    int64_t events_next; /* when the first is tried again; 0: as soon as there is room in the socket */
     struct held *held; /* in the order they came */
     unsigned held_count;
     int64_t held_next; /* when they are tried again */
@@ -110,12 +119,6 @@ struct job *job_find(const struct supervisor *s, int32_t id);
 void job_refuse(struct supervisor *s, int32_t id, const char *why); /* a result for what never began */
 void job_drop(struct supervisor *s, struct job *job); /* forget it without a result */
 
-/* Send to init, never waiting. 0, or -1 with errno; EAGAIN sets init_full. */
-int init_send(struct supervisor *s, enum message_type type, int32_t id, int64_t value);
-
-/* Read one message of init's. 1, 0 when there is none now, -1 when there will be no more. */
-int jobs_message(struct supervisor *s);
-
 /* Do what time and the relays ask for: limits, kills that were not obeyed, results. */
 void jobs_check(struct supervisor *s, int64_t time);
 
@@ -125,14 +128,33 @@ int64_t jobs_next(const struct supervisor *s);
 /* Init is gone, with everything inside; what it used altogether, in us. */
 void jobs_end(struct supervisor *s, int64_t user, int64_t system);
 
+/* --- messages.c ----------------------------------------------------------------------------- */
+
+/* Read one message of init's. 1, 0 when there is none now, -1 when there will be no more. */
+int jobs_message(struct supervisor *s);
+
+/* --- orders.c ------------------------------------------------------------------------------- */
+
+/* Send to init, never waiting. 0, or -1 with errno; EAGAIN sets init_full. */
+int init_send(struct supervisor *s, enum message_type type, int32_t id, int64_t value);
+
 /* Have init send a signal to the command's foreground group, or make it that group again and continue it.
  * Never waits, and nothing is lost: what finds no room is sent as soon as there is. */
 void job_pass_on(struct supervisor *s, struct job *job, int number);
 void job_resume(struct supervisor *s, struct job *job);
 
+/* Send what found no room so far. */
+void send_owed(struct supervisor *s, struct job *job);
+
+/* Have init kill a command. */
+void send_kill(struct supervisor *s, struct job *job);
+
 /* Deliver a signal of the caller's, now or once the command is executed, and remember that it was not
  * the command's own affair. */
 void job_signal(struct supervisor *s, struct job *job, int number);
+
+/* It is executed: those that came before. */
+void deliver_early(struct supervisor *s, struct job *job);
 
 /* A limit ends a command. */
 void job_fire(struct supervisor *s, struct job *job, enum limit_kind kind);
@@ -145,12 +167,38 @@ void supervisor_close(struct supervisor *s);
 /* The same, and say why. */
 void supervisor_give_up(struct supervisor *s, const char *why);
 
-/* Stop with the command, and go on with it. supervisor.c */
-void supervisor_suspend(struct supervisor *s, struct job *job, bool group);
-void supervisor_resume(struct supervisor *s);
+/* --- begin.c -------------------------------------------------------------------------------- */
+
+/* From the plan to an init that begins. 0, or -1 with s->failure filled. */
+int supervisor_begin(struct supervisor *s);
 
 /* Give up the standard descriptors: the command has its own. */
 void supervisor_let_go(const struct supervisor *s);
+
+/* --- signals.c ------------------------------------------------------------------------------ */
+
+/* Watch them (s->signals is to be polled). 0, or -1 with *failure filled. */
+int signals_watch(struct supervisor *s, struct failure *failure);
+
+/* As the caller had them, for what is executed in our place. */
+void signals_give_back(void);
+
+void signals_read(struct supervisor *s); /* and do as they say */
+
+/* Where a single command's pty gets its bytes from, or NULL. */
+struct relay *pty_input(struct supervisor *s);
+
+/* Stop with the command, and go on with it. */
+void supervisor_suspend(struct supervisor *s, struct job *job, bool group);
+void supervisor_resume(struct supervisor *s);
+
+/* --- finish.c ------------------------------------------------------------------------------- */
+
+/* Clean up. What we exit with, if we do: a diagnosis takes our place. */
+int supervisor_finish(struct supervisor *s);
+
+/* Append a line to what is kept of this run, if it is to be: who looks at it later misses what could not be. */
+void supervisor_log(const struct supervisor *s, const struct text *text);
 
 /* --- polling.c ------------------------------------------------------------------------------ */
 
@@ -182,6 +230,10 @@ void account_answer(struct supervisor *s, const struct message *usage); /* what 
 
 /* Send an event, or keep it until there is room; fd (or -1) goes along and is closed. */
 void control_send(struct supervisor *s, const char *json, size_t size, int fd);
+
+/* Whether the caller is far behind: what it need not know is better left out. */
+bool control_is_behind(const struct supervisor *s);
+
 short control_wanted(struct supervisor *s); /* poll events */
 void control_ready(struct supervisor *s, short revents);
 

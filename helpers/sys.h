@@ -4,6 +4,7 @@
 #ifndef SYS_H
 #define SYS_H
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
@@ -31,6 +32,12 @@
 #define SYS_mount_setattr 442
 #endif
 
+/* The same numbers everywhere. */
+#define K_SYS_io_uring_setup 425
+#define K_SYS_fspick 433
+#define K_SYS_pidfd_getfd 438
+#define K_SYS_open_tree_attr 467
+
 /* clone(2), clone3 since 5.3, CLONE_CLEAR_SIGHAND 5.5 */
 #define K_CLONE_NEWNS 0x00020000u
 #define K_CLONE_NEWCGROUP 0x02000000u
@@ -40,6 +47,7 @@
 #define K_CLONE_NEWPID 0x20000000u
 #define K_CLONE_NEWNET 0x40000000u
 #define K_CLONE_PIDFD 0x00001000u
+#define K_CLONE_PARENT 0x00008000u
 #define K_CLONE_CLEAR_SIGHAND 0x100000000ull
 #define K_CLONE_INTO_CGROUP 0x200000000ull /* 5.7 */
 
@@ -49,6 +57,7 @@ struct k_clone_args {
 };
 
 /* openat2(2), 5.6 */
+#define OPENAT2_TRIES 1000
 #define K_RESOLVE_NO_MAGICLINKS 0x02u
 #define K_RESOLVE_NO_SYMLINKS 0x04u
 #define K_RESOLVE_BENEATH 0x08u
@@ -88,10 +97,17 @@ static inline int sys_close_range(unsigned first, unsigned last)
     return (int)syscall(SYS_close_range, first, last, 0);
 }
 
+/* EAGAIN: a ".." while somebody on the machine renamed or mounted something, so that the kernel could not
+ * be sure of it; whoever renames without end does not keep us for ever (openat2(2)). */
 static inline int sys_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve)
 {
     struct k_open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = resolve};
-    return (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
+    int fd, tries = 0;
+
+    do
+        fd = (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
+    while (fd < 0 && errno == EAGAIN && ++tries < OPENAT2_TRIES);
+    return fd;
 }
 
 static inline int sys_open_tree(int dir, const char *path, unsigned flags)

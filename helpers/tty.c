@@ -14,14 +14,6 @@
 /* Who would leave the terminal raw by dying unexpectedly. */
 static struct terminal *rescued;
 
-int64_t now(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
-
 /* As stty(1) has "sane": what a terminal is without anybody's changes. */
 static void make_sane(struct termios *termios)
 {

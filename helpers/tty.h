@@ -31,7 +31,4 @@ void terminal_resize(const struct terminal *terminal);
  * limit nor the caller's death waits for a stopped supervisor. */
 void terminal_suspend(bool group, int64_t deadline, int lifeline);
 
-/* CLOCK_MONOTONIC in ns. */
-int64_t now(void);
-
 #endif

@@ -1,14 +1,19 @@
 /* Error texts, descriptors and messages: what every part of the helper uses. */
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "helper.h"
+#include "sys.h"
 
 void close_fd(int *fd)
 {
@@ -32,6 +37,14 @@ int fail(struct failure *failure, int error, const struct record *record, const 
     return -1;
 }
 
+int64_t now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * SECOND + time.tv_nsec;
+}
+
 /* strerrorname_np is glibc's only. The numbers of a sandbox's set-up; others print as a number. */
 const char *error_name(int error)
 {
@@ -51,7 +64,8 @@ const char *error_name(int error)
         {ENOSYS, "ENOSYS"},       {ENOTEMPTY, "ENOTEMPTY"}, {ELOOP, "ELOOP"},
         {EPROTO, "EPROTO"},       {EOVERFLOW, "EOVERFLOW"}, {EUSERS, "EUSERS"},
         {EOPNOTSUPP, "EOPNOTSUPP"}, {ESTALE, "ESTALE"},     {EDQUOT, "EDQUOT"},
-        {ETOOMANYREFS, "ETOOMANYREFS"},
+        {ETOOMANYREFS, "ETOOMANYREFS"}, {EADDRINUSE, "EADDRINUSE"},
+        {EADDRNOTAVAIL, "EADDRNOTAVAIL"}, {ETIMEDOUT, "ETIMEDOUT"}, {ECHILD, "ECHILD"},
     };
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
@@ -73,6 +87,49 @@ int write_all(int fd, const void *data, size_t size)
         at += n;
         size -= (size_t)n;
     }
+    return 0;
+}
+
+bool is_dot(const char *name)
+{
+    return name[0] == '.' && (name[1] == 0 || (name[1] == '.' && name[2] == 0));
+}
+
+static int by_number(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+int close_all_but(int *kept, unsigned count)
+{
+    unsigned next = 3;
+
+    qsort(kept, count, sizeof(kept[0]), by_number);
+    for (unsigned i = 0; i < count; i++) {
+        if (kept[i] < (int)next)
+            continue;
+        if (kept[i] > (int)next && sys_close_range(next, (unsigned)kept[i] - 1) < 0)
+            return -1;
+        next = (unsigned)kept[i] + 1;
+    }
+    return sys_close_range(next, ~0u);
+}
+
+int keep_capabilities(uint64_t mask)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2] = {{0}};
+
+    for (int i = 0; i < 64; i++)
+        if (!(mask & 1ull << i) && prctl(PR_CAPBSET_DROP, i) < 0 && errno != EINVAL)
+            return -1;
+    for (int i = 0; i < 2; i++)
+        data[i].effective = data[i].permitted = data[i].inheritable = (uint32_t)(mask >> (32 * i));
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || syscall(SYS_capset, &header, data) < 0)
+        return -1;
+    for (int i = 0; i < 64; i++)
+        if ((mask & 1ull << i) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0) < 0)
+            return -1;
     return 0;
 }
 

@@ -21,6 +21,7 @@ from sandbox.image.credential_helper import HelperError
 from sandbox.image.reference import DEFAULT_REGISTRY
 from sandbox.image.strict_json import Fields
 from sandbox.profile import files
+from sandbox.words import quote
 
 __all__ = ["Credentials", "Keyring", "credential_files"]
 
@@ -80,10 +81,14 @@ class Keyring:
             raw, _ = files.read(path)
         except (FileNotFoundError, NotADirectoryError):
             if path == self._must_exist:
-                raise ImageError(f"there is no {path}, which should have the credentials") from None
+                mend = f"podman login --authfile {quote(path)} REGISTRY"
+                message = f"there is no {path}, which should have the credentials"
+                raise ImageError(message, mend) from None
             return None
         except OSError as error:
-            raise ImageError(f"the credentials in {path} can't be read: {error.strerror}") from None
+            mend = files.opening(os.path.abspath(path))
+            message = f"the credentials in {path} can't be read: {error.strerror}"
+            raise ImageError(message, mend) from None
         return strict_json.parse(raw, path, _LIMIT)
 
     def _in_file(self, document: Fields, path: str, registry: str, repository: str) -> Credentials | None:
@@ -166,10 +171,10 @@ def _decode(entry: Fields, source: str) -> Credentials | None:
         try:
             decoded = base64.b64decode(encoded, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
-            raise ImageError(f'{source}: "auth" is not NAME:PASSWORD in base64') from None
+            decoded = ""
         username, colon, password = decoded.partition(":")
         if not colon:
-            raise ImageError(f'{source}: "auth" is not NAME:PASSWORD in base64')
+            raise ImageError(f'{source}: "auth" is not NAME:PASSWORD in base64', "log in again: podman login")
         password = password.rstrip("\0")
     found = Credentials(
         source, username, password, entry.text("identitytoken", ""), entry.text("registrytoken", "")

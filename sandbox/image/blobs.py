@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from sandbox.errors import DigestError, ImageError
 from sandbox.image.digest import Digest, VerifiedReader, digest_of
-from sandbox.image.durable import Waiting, flush, make_directory, take, try_lock
+from sandbox.image.durable import Waiting, flush, is_at, make_directory, take, try_lock
 
 __all__ = ["Blobs", "Ingest", "New"]
 
@@ -82,6 +82,7 @@ class Blobs:
     def create(self) -> Iterator[New]:
         """Write a blob whose digest nobody knows yet. Without `commit()` nothing is kept."""
         make_directory(self._partial)
+        self._forget_new()
         path = os.path.join(self._partial, f"new-{os.urandom(8).hex()}")
         fd = take(path, _open_partial)
         try:
@@ -91,6 +92,20 @@ class Blobs:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             os.close(fd)
+
+    def _forget_new(self) -> None:
+        """Remove what was being made when somebody was killed: unlike a download, nobody goes on with it."""
+        for name in _names(self._partial):
+            if not name.startswith("new-"):
+                continue
+            path = os.path.join(self._partial, name)
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    if try_lock(fd) and is_at(fd, path):
+                        os.unlink(path)
+                finally:
+                    os.close(fd)
 
     def all(self) -> list[Digest]:
         """Every blob there is."""
@@ -247,12 +262,16 @@ class New:
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append *data*. Raises `OSError` when it can't be written."""
+        """Append *data*. Raises `OSError`, with the directory, when it can't be written."""
         view = memoryview(data)
         self._hash.update(view)
         self.size += len(view)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            error.filename = os.path.dirname(self._path)
+            raise
 
     @property
     def digest(self) -> Digest:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from typing import BinaryIO, cast
 from sandbox.errors import ImageError
 from sandbox.image.compose import import_rootfs
 from sandbox.image.durable import telling
+from sandbox.image.instructions import changed
 from sandbox.image.store import Image, Store
 
 __all__ = ["import_debian"]
@@ -25,11 +28,13 @@ def import_debian(
     name: str,
     *,
     options: Sequence[str] = ("--variant=minbase",),
+    changes: Sequence[str] = (),
     created: int | None = None,
 ) -> Image:
     """Install Debian's *suite* ("bookworm", "stable") from the network, and call the image *name*.
 
-    mmdebstrap runs as the user, in a user namespace with the user's range of ids; *options* are its own.
+    mmdebstrap runs as the user, in a user namespace with the user's range of ids; *options* are its own;
+    *changes* are instructions for the image's configuration (`sandbox.image.instructions`).
 
     Raises:
         ImageError: it is not installed, or failed; the message has the end of what it said.
@@ -41,7 +46,10 @@ def import_debian(
         raise ImageError(f"{suite!r} is no suite of Debian's", "write one such as bookworm")
     with tempfile.TemporaryFile(dir=store.path) as root, tempfile.TemporaryFile(dir=store.path) as said:
         command = [program, "--mode=unshare", "--format=tar", *options, suite, "-"]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=root, stderr=said, check=False)
+        environ = {**os.environ, "TMPDIR": _temporary(os.environ.get("TMPDIR", ""))}
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=root, stderr=said, env=environ, check=False
+        )
         if done.returncode != 0:
             said.seek(max(0, said.tell() - _LAST))
             text = said.read().decode("utf-8", "backslashreplace").strip()
@@ -52,5 +60,26 @@ def import_debian(
             "Cmd": ["bash"],
             "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         }
+        config = changed(config, changes)
         file = cast(BinaryIO, root)
         return import_rootfs(store, file, name, config=config, message=message, created=created)
+
+
+def _temporary(wish: str) -> str:
+    """Where mmdebstrap works: a directory that the user's other ids reach, too; a private TMPDIR is none."""
+    for path in (wish, "/tmp", "/var/tmp"):
+        if path and os.access(path, os.W_OK) and _is_open(os.path.realpath(path)):
+            return path
+    raise ImageError(
+        "mmdebstrap needs a directory for temporary files that your other ids can reach",
+        "chmod o+x it and all above it, and: export TMPDIR=DIRECTORY",
+    )
+
+
+def _is_open(path: str) -> bool:
+    """Whether everybody may pass through *path* and all above it."""
+    while os.stat(path).st_mode & stat.S_IXOTH:
+        if path == "/":
+            return True
+        path = os.path.dirname(path)
+    return False

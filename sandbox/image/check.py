@@ -8,6 +8,7 @@ fetched again is removed by a repair; a name is never removed, for it says what 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from sandbox.image.unpacked import Source, chain_ids
 __all__ = ["Problem", "check"]
 
 _CHUNK = 1 << 20
+#: what a disk or a file system that is damaged says of a file, and a file whose mode was changed
+_UNREADABLE = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EACCES, errno.EPERM)
 
 
 class Problem(NamedTuple):
@@ -56,15 +59,33 @@ def _names(store: Store, repair: bool) -> Iterator[Problem]:
             yield Problem(error.message, mend="sandbox image check --repair")
             return
         with store.locked():
+            if _is_whole(store):  # somebody else has mended it meanwhile
+                return
             names = _recovered(store)
-            path = os.path.join(store.path, "index.json")
-            os.replace(path, f"{path}.damaged")
+            kept = _keep_damaged(os.path.join(store.path, "index.json"))
             store.refs.write(names)
-        yield Problem(
-            f"{error.message}; its images are called {', '.join(names) or 'nothing'} now, and the file is "
-            "index.json.damaged",
-            True,
-        )
+        said = f"{error.message}; its images are called {', '.join(names) or 'nothing'} now"
+        yield Problem(f"{said}, and the file is index.json.damaged" if kept else said, True)
+
+
+def _keep_damaged(path: str) -> bool:
+    """Give the list a second name, if there is one. It keeps the first until it is replaced: without a list
+    nothing would be reached, and all of it garbage."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{path}.damaged")
+    try:
+        os.link(path, f"{path}.damaged")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_whole(store: Store) -> bool:
+    try:
+        store.refs.all()
+    except ImageError:
+        return False
+    return True
 
 
 def _recovered(store: Store) -> dict[str, Descriptor]:
@@ -91,9 +112,16 @@ def _blobs(store: Store, repair: bool) -> Iterator[Problem]:
         except FileNotFoundError:
             continue  # removed meanwhile
         except DigestError as error:
-            if repair:
-                store.blobs.remove(digest)
-            yield Problem(f"a blob is damaged: {error.message}", repair, "sandbox image check --repair")
+            wrong = error.message
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            wrong = f"{digest} can't be read: {error.strerror}"
+        else:
+            continue
+        if repair:
+            store.blobs.remove(digest)
+        yield Problem(f"a blob is damaged: {wrong}", repair, "sandbox image check --repair")
 
 
 def _verify(store: Store, digest: Digest) -> None:
@@ -127,7 +155,9 @@ def _images(store: Store) -> Iterator[Problem]:
 
 
 def _fetch(name: str) -> str:
-    return "" if name.startswith("@") else f"sandbox image pull {name}"
+    """What brings it again; nothing where the name is one that we gave it."""
+    ours = ("@", "localhost/recovered/", "localhost/build:")
+    return "" if name.startswith(ours) else f"sandbox image pull {name}"
 
 
 def _layers(store: Store, repair: bool) -> Iterator[Problem]:
@@ -156,13 +186,18 @@ def _wrong(store: Store, key: str, stack: list[Source], damaged: set[str]) -> st
         return "it has no record"
     if not key.endswith(store.unpacked.ids.tag) or not all(store.has_blob(each.blob) for each in stack):
         return ""
-    lower = store.unpacked.find(stack[:-1])
-    if not all(layer and layer.key not in damaged for layer in lower):
-        return ""
-    try:
-        return store.unpacked.compare(key, stack, store.open_blob)
-    except SandboxError as error:
-        return f"it can't be unpacked any more: {error.message}"
+    with store.hold():  # or those below it could be removed meanwhile
+        lower = store.unpacked.find(stack[:-1])
+        if not all(layer and layer.key not in damaged for layer in lower):
+            return ""
+        try:
+            return store.unpacked.compare(key, stack, store.open_blob)
+        except SandboxError as error:
+            return f"it can't be unpacked any more: {error.message}"
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            return ""  # one of the blobs can't be read, which was told
 
 
 def _stacks(store: Store) -> dict[str, list[Source]]:

@@ -1,6 +1,8 @@
 """How registries are reached: the user's `registries.toml`.
 
     auth_file = "~/tokens/auth.json"        # instead of podman's and docker's files
+    parallel = 4                            # blobs of an image at once
+    max_image = "50G"                       # most bytes of its layers, as they are transferred
 
     [registry."docker.io"]
     mirrors = ["mirror.example:5000", "mirror.example/hub"]     # tried first, in order
@@ -29,6 +31,8 @@ from sandbox.profile import files
 from sandbox.profile.document import Document, parse
 from sandbox.profile.document import Path as Key
 from sandbox.profile.kinds import nearest
+from sandbox.units import parse_size
+from sandbox.words import quote
 
 __all__ = ["Endpoint", "Host", "Registries", "Tls", "default_file", "load_registries"]
 
@@ -37,6 +41,7 @@ Tls = Literal["verify", "unverified", "off"]
 #: Where the default registry's API is, which its name does not tell.
 _API_HOSTS = {DEFAULT_REGISTRY: "registry-1.docker.io"}
 _KEYS = ("tls", "ca", "cert", "key", "mirrors", "credential_helper")
+_MOST_PARALLEL = 16
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -78,11 +83,21 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Registries:
-    """What `registries.toml` says. `file` is its name, there or not; `auth_file` is "" or a path."""
+    """What `registries.toml` says.
+
+    Attributes:
+        file: its name, there or not.
+        hosts: registries by their names in references.
+        auth_file: "" or a path.
+        parallel: how many blobs of an image are transferred at once.
+        max_image: most bytes of an image's layers, as they are transferred; 0 for no limit.
+    """
 
     file: str = ""
     hosts: Mapping[str, Host] = field(default_factory=dict)
     auth_file: str = ""
+    parallel: int = 4
+    max_image: int = 0
 
     def host(self, name: str) -> Host:
         """How the registry *name* is reached."""
@@ -126,22 +141,38 @@ def load_registries(file: str | None = None) -> Registries:
     except FileNotFoundError:
         if file is None:
             return Registries(path)
-        raise ImageError(f"there is no {path}") from None
+        raise ImageError(f"there is no {path}", f"ls -ld {quote(path)}") from None
     except OSError as error:
-        raise ImageError(f"{path} can't be read: {error.strerror}") from None
+        mend = files.opening(os.path.abspath(path))
+        raise ImageError(f"{path} can't be read: {error.strerror}", mend) from None
     except UnicodeDecodeError:
-        raise ImageError(f"{path} is not UTF-8") from None
+        raise ImageError(f"{path} is not UTF-8", f"iconv -t UTF-8 {quote(path)}") from None
     except ProfileError as error:
         raise ImageError(error.message, error.mend) from None
 
 
 def _read(document: Document, path: str) -> Registries:
-    _only(document, (), document.data, ("auth_file", "registry"))
+    _only(document, (), document.data, ("auth_file", "parallel", "max_image", "registry"))
     tables = document.data.get("registry", {})
     if not isinstance(tables, dict):
         document.fail(("registry",), 'not a table; write [registry."HOST"]')
     hosts = {name: _host(document, name, table) for name, table in tables.items()}
-    return Registries(path, hosts, _file(document, ("auth_file",), document.data))
+    auth_file = _file(document, ("auth_file",), document.data)
+    return Registries(path, hosts, auth_file, _parallel(document), _max_image(document))
+
+
+def _parallel(document: Document) -> int:
+    value = document.data.get("parallel", 4)
+    if type(value) is not int or not 1 <= value <= _MOST_PARALLEL:
+        document.fail(("parallel",), f"not a number from 1 to {_MOST_PARALLEL}")
+    return value
+
+
+def _max_image(document: Document) -> int:
+    try:
+        return parse_size(document.data.get("max_image", 0))
+    except ValueError as error:
+        document.fail(("max_image",), str(error))
 
 
 def _host(document: Document, name: str, table: Any) -> Host:

@@ -9,25 +9,24 @@ checked like any other input.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import json
 import os
-import py_compile
 import stat
 import subprocess
-import sys
-import sysconfig
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from errno import EPIPE
 from types import MappingProxyType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from sandbox import ids, paths, seccomp
-from sandbox.errors import ImageError, LayerError, SetupError
+from sandbox.errors import ImageError, LayerError
 from sandbox.host.model import Host
+from sandbox.image.bound import Bound
 from sandbox.launch.backend import Backend
 from sandbox.launch.planned import running
+from sandbox.plan.interpreter import compile_package, executable, prefixes
 from sandbox.plan.operations import Bind, Operation, Symlink, Tmpfs
 from sandbox.plan.plan import CLONE, Plan
 from sandbox.root.tables import HOST_TREES
@@ -43,19 +42,19 @@ _START = (
 _MAX_ANSWER = 1 << 20
 #: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP (capabilities(7)): to be any owner, and no more
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 31
+#: glibc is to keep what is freed (mallopt(3)): chunks come and go, and each anew costs as much as filling it
+_ENVIRONMENT = {
+    "LC_ALL": "C.UTF-8",
+    "PATH": "/usr/bin:/bin",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
 _MEMORY = 4 << 30  # bytes of RLIMIT_DATA: an archive with the most entries that are allowed needs 1 GiB
 #: for a program whose output nobody wants any more to notice that, seconds
 _PATIENCE = 5.0
 _RLIMIT_DATA, _RLIMIT_CORE = 2, 4
 _INERT = Mount.NOSUID | Mount.NODEV | Mount.CREATE
-
-
-class Bound(NamedTuple):
-    """A directory that it sees: a real path on the host, and its name inside."""
-
-    source: str
-    inside: str
-    writable: bool = False
 
 
 class Job:
@@ -78,6 +77,7 @@ class Job:
         Raises:
             LayerError: it could not do what it was to do.
             ImageError: it ended without an answer.
+            BrokenPipeError: nobody read what it wrote.
         """
         lines = self._said.splitlines()
         try:
@@ -90,8 +90,10 @@ class Job:
             raise ImageError(
                 f"the confined program ({self._command}) ended with {how}: {text or 'no message'}"
             )
-        if abandoned and answer.get("abandoned"):
-            return
+        if answer.get("abandoned"):
+            if abandoned:
+                return
+            raise BrokenPipeError(EPIPE, os.strerror(EPIPE))
         if "error" in answer or returncode:
             mend = answer.get("mend")
             raise LayerError(str(answer.get("error"))[:4000], mend if isinstance(mend, str) else None)
@@ -127,12 +129,13 @@ class Confined:
             LayerError: it failed, and says why; that comes before an `ImageError` of the body.
             SetupError: it could not be started.
         """
-        _compile()
+        compile_package("image", "layer")
         plan = self._plan(binds)
         null = subprocess.DEVNULL
         streams: dict[str, Any] = {"stdin": null if stdin is None else stdin}
         streams |= {"stdout": null if stdout is None else stdout, "stderr": subprocess.PIPE}
-        argv = [_interpreter(), "-I", "-S", "-B", "-c", _START, command, json.dumps(request)]
+        argv = [executable(), "-I", "-S", "-B", "-c", _START, command]
+        argv += [f"{name}={_argument(value)}" for name, value in request.items()]
         with running(plan, argv, backend=self._backend, **streams) as process:
             job = Job(command, process.stdout)
             ear = threading.Thread(target=job.listen, args=(process.stderr,), daemon=True)
@@ -174,7 +177,7 @@ class Confined:
             operations=tuple(_operations(binds)),
             attributes=tuple(self._attributes()),
             limits=(),
-            environment=MappingProxyType({"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}),
+            environment=MappingProxyType(_ENVIRONMENT),
             workdir="/",
         )
 
@@ -194,6 +197,12 @@ class Confined:
         yield Record(Kind.SECCOMP, "load the strict seccomp filter", "", (program,))
 
 
+def _argument(value: object) -> str:
+    """As the worker reads it."""
+    plain = isinstance(value, str) and value.isascii() and value.isprintable()
+    return f":{value}" if plain else json.dumps(value)
+
+
 def _operations(binds: Sequence[Bound]) -> Iterator[Operation]:
     readonly = _INERT | Mount.READONLY
     yield Tmpfs(dst="/", flags=Mount.NOSUID | Mount.NODEV)
@@ -207,48 +216,13 @@ def _operations(binds: Sequence[Bound]) -> Iterator[Operation]:
         elif stat.S_ISDIR(mode):
             yield Bind(dst=tree, source=tree, flags=readonly | Mount.RECURSIVE)
     yield Bind(dst="/etc/ld.so.cache", source="/etc/ld.so.cache", flags=readonly | Mount.OPTIONAL)
-    for prefix in _prefixes():
+    for prefix in prefixes():
         yield Bind(dst=prefix, source=prefix, flags=readonly | Mount.RECURSIVE)
     for name, source in _packages().items():
         yield Bind(dst=f"{_APP}/{name}", source=source, flags=readonly)
     for bound in binds:
         flags = _INERT if bound.writable else readonly
         yield Bind(dst=bound.inside, source=bound.source, flags=flags)
-
-
-def _interpreter() -> str:
-    """The interpreter itself, not a virtual environment's name for it."""
-    base: str = getattr(sys, "_base_executable", None) or sys.executable
-    if not base:
-        raise SetupError(
-            "cannot find the Python interpreter to unpack with", "start sandbox by its full path"
-        )
-    return os.path.realpath(base)
-
-
-def _prefixes() -> list[str]:
-    """Where the interpreter and its library are, as far as the system's directories don't have them."""
-    wanted = [os.path.dirname(os.path.dirname(_interpreter())), sysconfig.get_path("stdlib")]
-    real = dict.fromkeys(os.path.realpath(path) for path in wanted)
-    outside = [
-        path
-        for path in real
-        if not path.startswith(tuple(f"{tree}/" for tree in HOST_TREES)) and path not in HOST_TREES
-    ]
-    return [path for path in outside if not any(path.startswith(f"{other}/") for other in outside)]
-
-
-@functools.cache
-def _compile() -> None:
-    """Leave compiled modules beside the worker's sources, where there are none: it can't itself, and would
-    compile them at each start."""
-    if sys.dont_write_bytecode:
-        return
-    top = os.path.join(_packages()["sandbox"], "image", "layer")
-    for name in os.listdir(top):
-        source = os.path.join(top, name)
-        if name.endswith(".py") and not os.path.exists(importlib.util.cache_from_source(source)):
-            py_compile.compile(source, quiet=2)
 
 
 def _packages() -> dict[str, str]:

@@ -16,15 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 
 from sandbox.errors import ImageError
+from sandbox.words import quote
 
 __all__ = [
     "Waiting",
     "flush",
     "flush_filesystem",
+    "is_at",
     "locked",
     "make_directory",
     "take",
     "try_lock",
+    "wait_for_lock",
     "write_file",
 ]
 
@@ -43,11 +46,21 @@ def telling(what: str) -> Iterator[None]:
     except OSError as error:
         mend = None
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            mend = "free some space: sandbox image prune"
+            mend = "free some space: sandbox image prune, or sandbox image prune --unpacked"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
-            mend = f"make {error.filename} yours to write: ls -ld {error.filename}"
+            at = _closed(os.fsdecode(error.filename))
+            mend = f"make {at} yours to write: ls -ld {quote(at)}"
         where = f" ({error.filename})" if error.filename else ""
         raise ImageError(f"cannot {what}: {error.strerror}{where}", mend) from error
+
+
+def _closed(path: str) -> str:
+    """The directory on the way to *path* that lets us do nothing in it; without one *path* itself."""
+    above = path
+    while (above := os.path.dirname(above)) not in ("", "/"):
+        if os.path.isdir(above) and not os.access(above, os.W_OK | os.X_OK):
+            return above
+    return path
 
 
 def flush(directory: str) -> None:
@@ -127,7 +140,9 @@ def locked(path: str, *, shared: bool = False, waiting: Waiting | None = None) -
         os.close(fd)
 
 
-def take(path: str, make: Callable[[str], int], *, waiting: Waiting | None = None) -> int:
+def take(
+    path: str, make: Callable[[str], int], *, shared: bool = False, waiting: Waiting | None = None
+) -> int:
     """The file or directory *path*, open and locked: the one that is there, or what *make* makes and
     opens there. Who had the lock before may have renamed or removed it; then it is another one.
 
@@ -140,8 +155,8 @@ def take(path: str, make: Callable[[str], int], *, waiting: Waiting | None = Non
         except FileNotFoundError:  # removed between its making and opening
             continue
         try:
-            wait_for_lock(fd, waiting=waiting)
-            if _is_at(fd, path):
+            wait_for_lock(fd, shared=shared, waiting=waiting)
+            if is_at(fd, path):
                 return fd
         except BaseException:
             os.close(fd)
@@ -150,7 +165,8 @@ def take(path: str, make: Callable[[str], int], *, waiting: Waiting | None = Non
     raise ImageError(f"cannot lock {path}: it does not stay the same")
 
 
-def _is_at(fd: int, path: str) -> bool:
+def is_at(fd: int, path: str) -> bool:
+    """Whether *path* is still the file or directory that is open as *fd*."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What no name reaches: found and removed.
+"""What no name and no record of a build reaches: found and removed.
 
 Removal is in two steps: under the store's lock files are taken out of reach, by name, and only those
 that nobody uses; then, without it, they are deleted. A crash in between leaves what the next
@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from sandbox.errors import ImageError
+from sandbox.image.build.records import KEEP_DAYS, Records
 from sandbox.image.digest import Digest
 from sandbox.image.durable import telling
 from sandbox.image.manifest import (
@@ -48,17 +49,22 @@ class Reach(NamedTuple):
 
 
 def reach(store: Store, roots: Iterable[Descriptor]) -> Reach:
-    """Everything that *roots* need, as far as it is there. What can't be read needs nothing."""
+    """Everything that *roots* need, as far as it is there. What can't be read needs nothing.
+
+    Images are hostile: one may call another's manifest its layer, or say of it that it is something else. So
+    a manifest is read where it is one's manifest, whatever else has named it, and by its own words.
+    """
     found = Reach(set(), set())
+    seen: set[Digest] = set()
     todo = list(roots)
     while todo:
         descriptor = todo.pop()
-        if descriptor.digest in found.blobs:
+        if descriptor.digest in seen:
             continue
+        seen.add(descriptor.digest)
         found.blobs.add(descriptor.digest)
         try:
-            raw = store.blobs.read(descriptor.digest, MANIFEST_LIMIT)
-            document = parse_manifest(raw, descriptor.media_type)
+            document = parse_manifest(store.blobs.read(descriptor.digest, MANIFEST_LIMIT))
         except ImageError:
             continue
         if isinstance(document, Index):
@@ -74,13 +80,19 @@ def reach(store: Store, roots: Iterable[Descriptor]) -> Reach:
 
 
 @telling("clean up the image store")
-def prune(store: Store, *, unpacked: bool = False) -> Freed:
-    """Remove blobs and unpacked layers that no name reaches, interrupted downloads, and what crashes left.
+def prune(store: Store, *, unpacked: bool = False, builds: bool = False) -> Freed:
+    """Remove blobs and unpacked layers that no name reaches, interrupted downloads, and what crashes left;
+    and what builds did not use for two weeks.
 
     With *unpacked* also the unpacked layers of images that no sandbox uses now; they are made again when
-    they are needed.
+    they are needed. With *builds* also all that builds keep for the next time.
     """
     store.unpacked.recover()
+    records = Records(store.path)
+    days = 0 if builds else KEEP_DAYS
+    records.forget(days)
+    for path in records.old_mounts(days):
+        store.unpacked.discard(path)
     return _sweep(store, None, unpacked)
 
 
@@ -109,6 +121,9 @@ def _sweep(store: Store, only: Reach | None, cache: bool) -> Freed:
             return Freed(busy=True)
         with store.locked():
             needed = reach(store, store.refs.all().values())
+            built = Records(store.path).reached()
+            needed.blobs.update(built.blobs)
+            needed.layers.update(built.layers)
             used = store.leased()
             aside, kept = _take_layers(store, set() if cache else needed.layers, used, only and only.layers)
             blobs = [each for each in store.blobs.all() if each not in needed.blobs]

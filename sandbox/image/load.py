@@ -72,8 +72,7 @@ def load(store: Store, source: str | IO[bytes], name: str | None = None) -> list
             named = list(_images(store, parts, name, stem))
             if name is not None and len(named) > 1:
                 raise ImageError(f"it has {len(named)} images, which can't all be called {name}")
-            for key, descriptor in named:
-                store.set_ref(key, descriptor)
+            store.set_refs(dict(named))
             return [key for key, _ in named]
     finally:
         discard(store, brought)
@@ -91,7 +90,9 @@ def _stem(path: str) -> str:
 
 
 class _Parts(Protocol):
-    """Files by their names in the source."""
+    """Files by their names in the source. `brought`: blobs that go again unless an image needs them."""
+
+    brought: set[Digest]
 
     def has(self, path: str) -> bool:
         """Whether there is such a file."""
@@ -106,6 +107,7 @@ class _Archive:
     """A tar archive, read once, from the front to the back: every file becomes a blob."""
 
     def __init__(self, store: Store, brought: set[Digest], file: IO[bytes]) -> None:
+        self.brought = brought
         self._files: dict[str, Digest] = {}
         self._links: dict[str, str] = {}
         chunks = iter(lambda: file.read(_CHUNK), b"")
@@ -142,18 +144,24 @@ class _Archive:
 
 
 class _Directory:
-    """A directory; its blobs are read when they are needed."""
+    """A directory; its blobs are read when they are needed. No name and no link in it leads out."""
 
     def __init__(self, store: Store, brought: set[Digest], top: str) -> None:
-        self._store, self._brought, self._top = store, brought, top
+        self._store, self.brought, self._top = store, brought, os.path.realpath(top)
 
     def has(self, path: str) -> bool:
-        return os.path.isfile(os.path.join(self._top, path))
+        whole = os.path.realpath(os.path.join(self._top, path))
+        return self._has_inside(whole) and os.path.isfile(whole)
+
+    def _has_inside(self, real: str) -> bool:
+        return os.path.commonpath((self._top, real)) == self._top
 
     def bring(self, path: str) -> Digest:
-        whole = os.path.join(self._top, path)
+        whole = os.path.realpath(os.path.join(self._top, path))
+        if not self._has_inside(whole):
+            raise ImageError(f"{printable(os.fsencode(path))} leads out of {self._top}")
         try:
-            fd = os.open(whole, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(whole, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise ImageError(f"there is no {whole}") from None
         with open(fd, "rb", 0) as file, self._store.blobs.create() as blob:
@@ -162,7 +170,7 @@ class _Directory:
             while data := file.read(_CHUNK):
                 blob.write(data)
             if not self._store.has_blob(blob.digest):
-                self._brought.add(blob.digest)
+                self.brought.add(blob.digest)
             return blob.commit()
 
 
@@ -193,7 +201,7 @@ def _from_layout(
     for each in index.manifests:
         _bring_image(store, parts, each, 0)
         told = each.annotations.get(FULL_NAME) or each.annotations.get(NAME, "")
-        yield _name(name, told, stem), replace(each, annotations={})
+        yield _name(name, told, stem, each.digest), replace(each, annotations={})
 
 
 def _bring_image(store: Store, parts: _Parts, descriptor: Descriptor, depth: int) -> None:
@@ -220,6 +228,7 @@ def _bring_blob(store: Store, parts: _Parts, descriptor: Descriptor) -> None:
         found = parts.bring(_blob_path(descriptor.digest))
         if found != descriptor.digest:
             _check_other(store, found, descriptor)
+            parts.brought.add(descriptor.digest)
     if store.blobs.size(descriptor.digest) != descriptor.size:
         raise DigestError(f"{descriptor.digest} is not the {descriptor.size} bytes that were announced")
 
@@ -242,13 +251,18 @@ def _from_docker(
     """docker save's format: manifest.json lists configurations and uncompressed layers by their names."""
     raw = store.blobs.read(parts.bring("manifest.json"), MANIFEST_LIMIT)
     document = strict_json.parse(b'{"images":' + raw + b"}", "manifest.json", MANIFEST_LIMIT + 20)
+    count = 0
     for each in document.objects("images", _MOST_IMAGES):
         config = parts.bring(each.text("Config"))
         layers = [parts.bring(path) for path in each.strings("Layers")]
         descriptor = _manifest_for(store, config, layers)
+        parts.brought.add(descriptor.digest)
         names = each.strings("RepoTags") if name is None else ()
+        count += len(names)
+        if count > _MOST_IMAGES:
+            raise ImageError(f"manifest.json has more than {_MOST_IMAGES} names")
         for told in names or ("",):
-            yield _name(name, told, stem), descriptor
+            yield _name(name, told, stem, descriptor.digest), descriptor
 
 
 def _manifest_for(store: Store, config: Digest, layers: Sequence[Digest]) -> Descriptor:
@@ -272,12 +286,14 @@ def _manifest_for(store: Store, config: Digest, layers: Sequence[Digest]) -> Des
     return Descriptor(OCI_MANIFEST, store.put_blob(data), len(data))
 
 
-def _name(given: str | None, told: str, stem: str) -> str:
+def _name(given: str | None, told: str, stem: str, digest: Digest) -> str:
     """What an image is called in the store: as it was *given*; as the archive has *told*, whole or only a
-    tag; or by the file it came in."""
+    tag; or by the file it came in. A name by digest is by its own, whatever the archive says: who asks for
+    that image by its digest must get no other."""
     text = given or told or stem
     if not given and told and not set(":/@") & set(told):
         text = f"{stem}:{told}" if stem else told
     if not text:
         raise ImageError("the archive does not say what its image is called", "say it: --name NAME")
-    return parse_reference(text).key
+    reference = parse_reference(text)
+    return reference.with_digest(digest).key if reference.digest else reference.key

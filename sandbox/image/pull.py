@@ -70,30 +70,48 @@ class Pulled:
     images: tuple[Image, ...]
 
 
-def pull(reference: Reference, store: Store, platform: Wanted, options: Options) -> Pulled:
+def pull(
+    reference: Reference,
+    store: Store,
+    platform: Wanted,
+    options: Options,
+    ready: Callable[[Descriptor], object] | None = None,
+) -> Pulled:
     """Bring an image into *store* under the name of *reference*, and with it all its blobs.
+
+    *ready* is called with what the name is going to stand for, when all of it is there. When it raises, the
+    name stands for what it stood for before.
 
     Raises:
         RegistryError: no mirror and no registry could give it.
         DigestError: what came is not what it should be.
         ImageError: there is none for the platform, it is no image, or the store can't take it.
     """
+    with store.hold():
+        pulled = _from_somewhere(reference, store, platform, options)
+        if ready is not None:
+            ready(pulled.descriptor)
+        store.set_ref(reference.key, pulled.descriptor)
+    return pulled
+
+
+def _from_somewhere(reference: Reference, store: Store, platform: Wanted, options: Options) -> Pulled:
+    """From the first mirror that has it, or the registry."""
     *mirrors, registry = options.registries.sources(reference)
     before = ""
-    with store.hold():
-        for mirror in mirrors:
-            try:
-                return _pull_from(mirror, reference, store, platform, options)
-            except StorageError:
-                raise
-            except ImageError as error:
-                options.progress.say(f"not from the mirror {mirror.host.name}: {error.message}")
-                before += f"; the mirror {mirror.host.name}: {error.message}"
+    for mirror in mirrors:
         try:
-            return _pull_from(registry, reference, store, platform, options)
-        except ImageError as error:
-            error.message += before
+            return _pull_from(mirror, reference, store, platform, options)
+        except StorageError:
             raise
+        except ImageError as error:
+            options.progress.say(f"not from the mirror {mirror.host.name}: {error.message}")
+            before += f"; the mirror {mirror.host.name}: {error.message}"
+    try:
+        return _pull_from(registry, reference, store, platform, options)
+    except ImageError as error:
+        error.message += before
+        raise
 
 
 def _pull_from(
@@ -135,7 +153,6 @@ class _Pull:
         else:
             images = [self._one(parsed, descriptor)]
             descriptor = images[0].descriptor
-        self._store.set_ref(self._reference.key, descriptor)
         return Pulled(self._reference, descriptor, tuple(images))
 
     def _one(self, parsed: Manifest | Index, descriptor: Descriptor) -> Image:

@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from sandbox.errors import DigestError, ImageError
 from sandbox.image.digest import Digest
 
-__all__ = ["DEFAULT_REGISTRY", "Reference", "is_registry", "is_repository", "parse_reference"]
+__all__ = [
+    "DEFAULT_REGISTRY",
+    "Reference",
+    "is_registry",
+    "is_repository",
+    "parse_new_name",
+    "parse_reference",
+]
 
 DEFAULT_REGISTRY = "docker.io"
 _DEFAULT_TAG = "latest"
@@ -116,6 +123,23 @@ def parse_reference(text: str) -> Reference:
     if len(f"{registry}/{repository}") > _LONGEST_NAME:
         raise ImageError(f"{_shown(text)}: the name has more than {_LONGEST_NAME} characters")
     return Reference(registry, repository, tag or ("" if digest else _DEFAULT_TAG), digest)
+
+
+def parse_new_name(text: str) -> Reference:
+    """The reference that *text* writes, for an image that is made here: one by digest would promise what only
+    its maker knows.
+
+    Raises:
+        ImageError: it isn't one, or has a digest.
+    """
+    reference = parse_reference(text)
+    if reference.digest:
+        tagged = replace(reference, tag=reference.tag or _DEFAULT_TAG, digest=None)
+        raise ImageError(
+            f"{_shown(text)}: a new image can't be called by a digest, which is what comes of it",
+            f"write {tagged.familiar}",
+        )
+    return reference
 
 
 def is_registry(text: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,10 +25,14 @@ from sandbox.image.reference import parse_reference
 from sandbox.image.refs import FULL_NAME, NAME, to_json
 from sandbox.image.store import LAYOUT, Image, Store
 from sandbox.image.unpacked import Source
+from sandbox.words import quote
 
 __all__ = ["save", "save_directory"]
 
 _CHUNK = 1 << 20
+
+#: path, size in bytes, and content
+_File = tuple[str, int, Iterator[bytes]]
 
 
 @telling("save images")
@@ -46,37 +51,58 @@ def save(store: Store, images: Sequence[Listed], out: BinaryIO, form: str = "oci
         # Directories, too: skopeo 1.9 makes missing ones root's, which a user can't.
         for path in ("blobs/", "blobs/sha256/"):
             writer.add(entry("dir", path.encode(), mode=0o755))
-        for path, size, content in _layout(store, images):
+        documents, blobs = _layout(store, images)
+        for path, size, content in (*documents, *blobs):
             _add(writer, path, size, content)
     writer.finish()
 
 
 @telling("save images")
 def save_directory(store: Store, images: Sequence[Listed], path: str) -> None:
-    """Write *images* as an OCI layout into the directory *path*, which must be new or empty."""
+    """Write *images* as an OCI layout into the directory *path*, which must be new or empty.
+
+    The list of images comes last: before it the directory is no layout. When something fails, what was
+    written is removed again.
+    """
+    documents, blobs = _layout(store, images)
+    was_there = os.path.isdir(path)
     os.makedirs(path, exist_ok=True)
     if os.listdir(path):
-        raise ImageError(f"{path} is not empty", f"rm -r {path}")
-    for name, _, content in _layout(store, images):
-        file = os.path.join(path, name)
-        os.makedirs(os.path.dirname(file), exist_ok=True)
-        with open(file, "xb") as out:
-            out.writelines(content)
+        raise ImageError(f"{path} is not empty", f"rm -r {quote(path)}")
+    try:
+        for name, _, content in (*blobs, *documents):
+            file = os.path.join(path, name)
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            with open(file, "xb") as out:
+                out.writelines(content)
+    except BaseException:
+        shutil.rmtree(os.path.join(path, "blobs"), ignore_errors=True)
+        for name, *_ in documents:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(path, name))
+        if not was_there:
+            os.rmdir(path)
+        raise
 
 
-def _layout(store: Store, images: Sequence[Listed]) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-    """(path, size, content) of the files of an OCI layout (image-spec, image-layout.md)."""
+def _layout(store: Store, images: Sequence[Listed]) -> tuple[list[_File], list[_File]]:
+    """The files of an OCI layout (image-spec, image-layout.md): documents, which name the images, and blobs.
+
+    Raises:
+        ImageError: something is missing.
+    """
     roots = [(each.name, _complete(store, each)) for each in images]
     entries = []
     for name, root in roots:
         entries.append(to_json(replace(root, annotations={NAME: name, FULL_NAME: name})))
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
-    yield from (_document("oci-layout", LAYOUT), _document("index.json", json.dumps(index).encode()))
+    blobs = []
     for digest in sorted(reach(store, [root for _, root in roots]).blobs):
         size = store.blobs.size(digest)
         if size is None:
             raise ImageError(f"the image store has no blob {digest}", "sandbox image check --repair")
-        yield f"blobs/{digest.algorithm}/{digest.hex}", size, _verified(store, digest, size)
+        blobs.append((f"blobs/{digest.algorithm}/{digest.hex}", size, _verified(store, digest, size)))
+    return [_document("oci-layout", LAYOUT), _document("index.json", json.dumps(index).encode())], blobs
 
 
 def _complete(store: Store, listed: Listed) -> Descriptor:
@@ -92,7 +118,7 @@ def _usable(listed: Listed) -> Image:
     return listed.image
 
 
-def _document(path: str, data: bytes) -> tuple[str, int, Iterator[bytes]]:
+def _document(path: str, data: bytes) -> _File:
     return path, len(data), iter([data])
 
 

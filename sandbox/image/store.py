@@ -13,17 +13,14 @@ that it is not taken for garbage. Nothing is locked while layers are unpacked bu
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import os
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from sandbox import ids as id_plans
-from sandbox import paths
+from sandbox import leases, paths
 from sandbox.errors import HostError, ImageError
-from sandbox.host.model import Host
 from sandbox.image.blobs import Blobs, Ingest
-from sandbox.image.confined import Confined
 from sandbox.image.digest import Digest
 from sandbox.image.durable import Waiting, locked, make_directory, telling, try_lock, write_file
 from sandbox.image.manifest import (
@@ -39,10 +36,13 @@ from sandbox.image.manifest import (
 from sandbox.image.platform import Platform, choose, host_platform
 from sandbox.image.refs import Refs
 from sandbox.image.unpacked import Ids, Layer, Limits, Source, Unpacked
-from sandbox.launch.backend import Backend
-from sandbox.profile.model import User
 
-__all__ = ["LAYOUT", "Image", "Lease", "Stack", "Store"]
+if TYPE_CHECKING:  # what launches is imported when something is unpacked
+    from sandbox.host.model import Host
+    from sandbox.image.confined import Confined
+    from sandbox.launch.backend import Backend
+
+__all__ = ["LAYOUT", "Image", "Layered", "Lease", "Stack", "Store", "lease_of"]
 
 #: the file that marks an OCI layout
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -67,13 +67,19 @@ class Image:
         return [Source(layer.digest, diff_id) for layer, diff_id in pairs]
 
 
+class Layered(Protocol):
+    """What has layers: an image, or what is to become one."""
+
+    def sources(self) -> list[Source]:
+        """Its layers, lowest first."""
+
+
 class Lease:
     """Keeps unpacked layers from being removed for as long as its descriptor, `fd`, is open, in this
     process or in one that it was given to."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._path = path
 
     def close(self) -> None:
         """Give the layers up; again is no error."""
@@ -89,6 +95,12 @@ class Lease:
 
     def __del__(self) -> None:
         self.close()
+
+
+def lease_of(layers: Sequence[Layer]) -> tuple[str, tuple[str, ...]]:
+    """The name of the lease on *layers*, and what it is on, for `sandbox.leases.take`."""
+    keys = tuple(sorted({layer.key for layer in layers}))
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest(), keys
 
 
 class Stack:
@@ -195,19 +207,22 @@ class Store:
         """What *name* stands for."""
         return self.refs.all().get(name)
 
-    @telling("name an image")
     def set_ref(self, name: str, descriptor: Descriptor) -> None:
         """Let *name* stand for *descriptor*.
 
         Raises:
-            ImageError: the manifest is not there.
+            ImageError: the manifest is not there, or there are too many names.
         """
-        if not self.blobs.has(descriptor.digest):
-            raise ImageError(f"cannot name {descriptor.digest} {name}: it is not in the image store")
+        self.set_refs({name: descriptor})
+
+    @telling("name an image")
+    def set_refs(self, new: Mapping[str, Descriptor]) -> None:
+        """Let names stand for images: all of them, or none. Raises as `set_ref`."""
+        for name, descriptor in new.items():
+            if not self.blobs.has(descriptor.digest):
+                raise ImageError(f"cannot name {descriptor.digest} {name}: it is not in the image store")
         with self.locked():
-            refs = self.refs.all()
-            refs[name] = descriptor
-            self.refs.write(refs)
+            self.refs.write({**self.refs.all(), **new})
 
     @telling("forget an image's name")
     def remove_ref(self, name: str) -> Descriptor | None:
@@ -226,6 +241,7 @@ class Store:
         raw = self.blobs.read(descriptor.digest, MANIFEST_LIMIT)
         return parse_manifest(raw, descriptor.media_type, where)
 
+    @telling("read an image")
     def image(self, descriptor: Descriptor, where: str = "", platform: Platform | None = None) -> Image:
         """The image that *descriptor* names, of an index the one for *platform* (this machine's).
 
@@ -254,6 +270,8 @@ class Store:
         """The unpacked layers, for this machine's ids."""
         if self._unpacked is None:
             host, ids = self._ids()
+            from sandbox.image.confined import Confined
+
             confined = Confined(host, ids.plan, self._backend)
             self._unpacked = Unpacked(self.path, host, confined, ids, self.limits)
         return self._unpacked
@@ -266,21 +284,24 @@ class Store:
     def _ids(self) -> tuple[Host, Ids]:
         """Root of the images is the user, the other ids are those of /etc/subuid; without them all are the
         user's."""
+        from sandbox.ids import plan_ids
+        from sandbox.profile.model import User
+
         if self._host is None:
             from sandbox import host as hosts
 
             self._host = hosts.probe()
         host = self._host
         try:
-            plan = id_plans.plan_ids(User(map="root", ids="range"), host)
+            plan = plan_ids(User(map="root", ids="range"), host)
         except HostError as error:
-            plan = id_plans.plan_ids(User(map="root", ids="single"), host)
+            plan = plan_ids(User(map="root", ids="single"), host)
             mend = f" ({error.mend})" if error.mend else ""
             self.squashed = f"{error.message}{mend}"
         return host, Ids(plan, plan.single if self._squash is None else self._squash or plan.single)
 
     @telling("unpack an image")
-    def stack(self, image: Image, *, waiting: Waiting | None = None) -> Stack:
+    def stack(self, image: Layered, *, waiting: Waiting | None = None) -> Stack:
         """The image's layers, unpacked, for as long as the stack's lease is kept.
 
         Raises:
@@ -290,41 +311,27 @@ class Store:
         for _ in range(10):
             with self.hold():
                 layers = unpacked.ensure(sources, self.open_blob, waiting=waiting)
-                with self.locked():
-                    if all(os.path.exists(layer.files) for layer in layers):
-                        lease = self._lease(layers)
-                        return Stack(layers, unpacked.ids, lease, self._notes(layers))
+                fd = leases.take(self.path, *lease_of(layers))
+                if fd >= 0:
+                    return Stack(layers, unpacked.ids, Lease(fd), self.notes(layers))
         raise ImageError("the image's unpacked layers are removed again and again: is something cleaning up?")
-
-    def _lease(self, layers: list[Layer]) -> Lease:
-        directory = os.path.join(self.path, "leases")
-        make_directory(directory)
-        path = os.path.join(directory, os.urandom(8).hex())
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            if not try_lock(fd):
-                raise ImageError(f"cannot lock {path}")
-            os.write(fd, json.dumps([layer.key for layer in layers]).encode())
-        except BaseException:
-            os.close(fd)
-            raise
-        return Lease(fd, path)
 
     def leased(self) -> set[str]:
         """The names of all unpacked layers that are in use. Under the store's lock. Forgets leases that
         nobody keeps any more."""
         used: set[str] = set()
-        directory = os.path.join(self.path, "leases")
+        directory = os.path.join(self.path, leases.DIRECTORY)
         for name in os.listdir(directory) if os.path.isdir(directory) else ():
             path = os.path.join(directory, name)
             with open(path, "rb") as file:
                 if try_lock(file.fileno()):
                     os.unlink(path)
                 else:
-                    used.update(json.loads(file.read()))
+                    used.update(file.read().decode().splitlines())
         return used
 
-    def _notes(self, layers: list[Layer]) -> list[str]:
+    def notes(self, layers: Sequence[Layer]) -> list[str]:
+        """What whoever uses *layers* should know, in sentences."""
         squashed, devices = sum(each.squashed for each in layers), sum(each.devices for each in layers)
         notes = []
         if squashed:

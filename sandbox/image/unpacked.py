@@ -14,23 +14,28 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from sandbox.errors import DigestError, ImageError, LayerError, SandboxError
-from sandbox.host.model import Host, IdMap
-from sandbox.ids import IdPlan
-from sandbox.image.confined import Bound, Confined
+from sandbox.image.ahead import Ahead
+from sandbox.image.bound import Bound
 from sandbox.image.digest import Digest
 from sandbox.image.durable import (
     Waiting,
     flush,
     flush_filesystem,
+    is_at,
     make_directory,
     take,
     try_lock,
     write_file,
 )
 from sandbox.image.layer.removal import empty
+
+if TYPE_CHECKING:
+    from sandbox.host.model import Host
+    from sandbox.ids import IdPlan
+    from sandbox.image.confined import Confined
 
 __all__ = ["Ids", "Layer", "Limits", "Source", "Unpacked", "chain_ids"]
 
@@ -163,11 +168,23 @@ class Unpacked:
         self.recover()
         chain = chain_ids([source.diff_id for source in sources])
         done: list[Layer] = []
-        for number, source in enumerate(sources):
-            usual = number == 0 or done[-1].usual_root
-            layer = self._find(source, chain[number], usual, number == 0)
-            done.append(layer or self._make(source, chain[number], usual, done, open_blob, waiting))
+        missing = [source for source, layer in zip(sources[1:], found[1:], strict=True) if layer is None]
+        with Ahead(missing, lambda source: self._make_alone(source, open_blob)) as ahead:
+            for number, source in enumerate(sources):
+                ahead.wait(source)
+                usual = number == 0 or done[-1].usual_root
+                layer = self._find(source, chain[number], usual, number == 0)
+                done.append(layer or self._make(source, chain[number], usual, done, open_blob, waiting))
         return done
+
+    def _make_alone(self, source: Source, open_blob: OpenBlob) -> None:
+        """Unpack a layer before those below it, if it means the same on any; if not, or if something is wrong
+        with it, it is unpacked in its turn."""
+        with contextlib.suppress(SandboxError, OSError):
+            key = self._key(source.diff_id)
+            with self.workplace(f"alone-{key}", self.ids) as work:
+                if self.load(key) is None:
+                    self._keep(work, source, self.unpack(work, source, (), open_blob, alone=True), key)
 
     def _make(
         self,
@@ -178,32 +195,54 @@ class Unpacked:
         open_blob: OpenBlob,
         waiting: Waiting | None,
     ) -> Layer:
-        with self._workplace(f"unpack-{self._key(chain_id)}", self.ids, waiting) as work:
+        with self.workplace(f"unpack-{self._key(chain_id)}", self.ids, waiting) as work:
             layer = self._find(source, chain_id, usual, not lower)
             if layer is not None:  # somebody else did it while we waited
                 return layer
             answer = self.unpack(work, source, lower, open_blob)
-            record = {"blob": source.blob, "diff_id": source.diff_id, **_checked(answer)}
-            key = self._key(source.diff_id if record["alone"] else chain_id)
-            write_file(os.path.join(work, "layer.json"), json.dumps(record).encode())
-            self._finish(work, key)
+            key = self._key(source.diff_id if answer.get("alone") else chain_id)
+            self._keep(work, source, answer, key)
         layer = self.load(key)
         if layer is None:
             raise ImageError(f"the unpacked layer {key} is gone again", "sandbox image check --repair")
         return layer
 
+    def _keep(self, work: str, source: Source, answer: Mapping[str, Any], key: str) -> None:
+        """Make what was unpacked in *work* the unpacked layer *key*."""
+        record = {"blob": source.blob, "diff_id": source.diff_id, **_checked(answer)}
+        write_file(os.path.join(work, "layer.json"), json.dumps(record).encode())
+        self._finish(work, key)
+
     def unpack(
-        self, work: str, source: Source, lower: Sequence[Layer], open_blob: OpenBlob
+        self,
+        work: str,
+        source: Source,
+        lower: Sequence[Layer],
+        open_blob: OpenBlob,
+        *,
+        alone: bool = False,
     ) -> dict[str, Any]:
-        """Unpack a layer into `files` of the directory *work*, on top of *lower*; what the child says."""
+        """Unpack a layer into `files` of the directory *work*, on top of *lower*; what the child says.
+
+        Raises:
+            LayerError, DigestError: as `ensure`; with *alone*, also that it can't be unpacked alone.
+        """
         files = os.path.join(work, "files")
         os.mkdir(files, 0o700)
-        self._give(files)
+        self.give(files)
         binds = [Bound(files, "/layer", True)]
         binds += [Bound(layer.files, f"/lower/{n}") for n, layer in enumerate(reversed(lower))]
-        request = {**self._limits._asdict(), "squash": self.ids.squash}
+        request = {**self._limits._asdict(), "squash": self.ids.squash, "alone": alone}
+        request["known"] = source.blob if source.blob == source.diff_id else ""
         with open_blob(source.blob) as blob:
-            answer = self.confined.run("unpack", request, binds, stdin=blob)
+            stdin = None
+            if os.geteuid() == 0:  # the child is another user, whom a blob's mode keeps out
+                stdin = blob
+            else:  # through stdin it would be a pipe's, and copied once more
+                binds.append(Bound(blob.name, "/blob"))
+            answer = self.confined.run("unpack", request, binds, stdin=stdin)
+        if alone and answer.get("alone") is not True:
+            raise LayerError(f"the layer {source.blob} means something only on top of others")
         if answer.get("digest") != source.diff_id:
             raise DigestError(
                 f"the layer {source.blob} has another content than its image says: {answer.get('digest')} "
@@ -211,7 +250,7 @@ class Unpacked:
             )
         return answer
 
-    def _give(self, directory: str) -> None:
+    def give(self, directory: str) -> None:
         """Called by root, the child is another user."""
         plan = self.ids.plan
         if os.geteuid() == 0:
@@ -234,24 +273,26 @@ class Unpacked:
     # --- places to work in --------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _workplace(self, name: str, ids: Ids, waiting: Waiting | None = None) -> Iterator[str]:
+    def workplace(self, name: str, ids: Ids | None = None, waiting: Waiting | None = None) -> Iterator[str]:
         """A new directory in `work/`, locked; removed at the end unless it was renamed."""
         make_directory(self._work)
         path = os.path.join(self._work, name)
         fd = take(path, _make_and_open, waiting=waiting)
-        while os.listdir(fd):  # of somebody who did not come to an end
-            self._remove(path)
-            os.close(fd)
-            fd = take(path, _make_and_open, waiting=waiting)
         try:
-            write_file(os.path.join(path, "ids.json"), ids.record())
+            while os.listdir(fd):  # of somebody who did not come to an end
+                self._remove(path)
+                os.close(fd)
+                fd = -1
+                fd = take(path, _make_and_open, waiting=waiting)
+            write_file(os.path.join(path, "ids.json"), (ids or self.ids).record())
             try:
                 yield path
             finally:
-                if os.path.exists(path):
+                if is_at(fd, path):  # once it was renamed, the next who comes makes another there
                     self._remove(path)
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def recover(self) -> int:
         """Remove what crashes left in `work/`; how many directories. What can't be removed stays."""
@@ -285,7 +326,7 @@ class Unpacked:
             ImageError, SandboxError: as `ensure`.
         """
         lower = [layer for layer in self.find(sources[:-1]) if layer]
-        with self._workplace(f"check-{key}", self.ids) as work:
+        with self.workplace(f"check-{key}", self.ids) as work:
             self.unpack(work, sources[-1], lower, open_blob)
             paths = os.path.join(work, "files"), os.path.join(self._layers, key, "files")
             digests = []
@@ -312,7 +353,7 @@ class Unpacked:
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(path, _DIRECTORY)
             try:
-                if try_lock(fd):
+                if try_lock(fd) and is_at(fd, path):  # its owner may have renamed it meanwhile
                     self._remove(path)
             finally:
                 os.close(fd)
@@ -367,6 +408,8 @@ def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recorded_ids(record: Mapping[str, Any], host: Host) -> Ids | None:
     """The ids that a directory's files were made with; None when the record is damaged."""
+    from sandbox.ids import IdMap, IdPlan
+
     try:
         uids, gids = (tuple(IdMap(*map(int, line)) for line in record[name]) for name in ("uids", "gids"))
         squash = bool(record["squash"])

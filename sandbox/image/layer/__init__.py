@@ -6,6 +6,7 @@
     writer    writing them, the same bytes every time
     merged    what layers on top of each other show, without mounting them
     tree      the layer's directory while it is made, by descriptor
+    files     its files, written by a process beside
     apply     an archive's entries, applied
     changes   an overlay's writable layer, as an archive
     worker    all of this as a program, for the confined child

@@ -7,19 +7,21 @@ directories that no entry describes are as they are there; a name that goes thro
 of theirs goes where it points; a hard link to a file of theirs makes that a file of this layer, too.
 
 A layer for which nothing had to be looked up means the same on top of any others.
+
+Regular files are written by a process beside this one (`sandbox.image.layer.files`); whoever touches one
+waits for it first.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Callable
 
 from sandbox.errors import LayerError
-from sandbox.image.layer import copies
 from sandbox.image.layer.attributes import (
+    IMPLIED,
     OPAQUE,
     WHITEOUT,
     Attributes,
@@ -28,71 +30,77 @@ from sandbox.image.layer.attributes import (
     read_xattrs,
     set_xattrs,
 )
+from sandbox.image.layer.copied import Copied
+from sandbox.image.layer.files import Failed, Files
 from sandbox.image.layer.merged import Merged, Shown
 from sandbox.image.layer.names import OPAQUE as OPAQUE_NAME
+from sandbox.image.layer.names import PATH_MAX, clean, is_plain, printable, steps
 from sandbox.image.layer.names import WHITEOUT as WHITEOUT_NAME
-from sandbox.image.layer.names import clean, printable, steps
-from sandbox.image.layer.tar import Entry, Reader
+from sandbox.image.layer.outcome import Applied, NotAlone, explain, no_directory, no_target
+from sandbox.image.layer.tar import Entry, Limits, Reader
 from sandbox.image.layer.tree import Dir, Tree
 
-__all__ = ["Applied", "apply"]
+__all__ = ["Applied", "Below", "NotAlone", "apply"]
 
 #: How many links in a path are followed; the kernel's own limit is 40 (path_resolution(7)).
 _MAX_LINKS = 40
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
-#: A directory that nothing describes: the mode is that of mkdir(1), the time none in particular.
-IMPLIED = Attributes(0o755, 0, 0, 0, {})
+
+class Below:
+    """What is known of what a layer lies on: the layers, None for nothing. `alone`: there may be some."""
+
+    def __init__(self, layers: Merged | None = None, alone: bool = False) -> None:
+        self.layers, self.alone = layers, alone
 
 
-class Applied:
-    """What came of it.
-
-    `entries` and `size` (bytes of the files) of the archive; `needs_lower`: the result is right only on top
-    of these lower layers; `own_root`: the archive describes the root directory itself; `usual_root`: that
-    is root's, 0755, with no attributes; `devices`, `xattrs`: how many of them were left out, because no
-    user can make them; `squashed`: how many files have another owner than they should; `whiteouts`:
-    "device" or "xattr", how they are written, "" when there are none.
-    """
-
-    def __init__(self) -> None:
-        self.entries = self.size = 0
-        self.needs_lower = self.own_root = False
-        self.usual_root = True
-        self.devices = self.xattrs = self.squashed = 0
-        self.whiteouts = ""
-
-
-def apply(reader: Reader, root: int, lower: Merged | None = None, *, squash: bool = False) -> Applied:
-    """Make the layer that *reader* reads in the empty directory open as *root*, on top of *lower*.
+def apply(
+    archive: Copied,
+    root: int,
+    below: Below = Below(),  # noqa: B008
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    squash: bool = False,
+) -> Applied:
+    """Make the layer that *archive* is in the empty directory open as *root*.
 
     With *squash* everything belongs to the caller, whoever it should belong to. umask(2) must be 0.
 
     Raises:
+        NotAlone: it is to be made alone, and what is below it would have to be known.
         LayerError: an entry can't be what it says, or the archive is damaged.
     """
-    applier = _Applier(root, lower, squash)
+    reader = Reader(archive, limits)
+    applier = _Applier(root, below, squash, archive)
     try:
         for entry in reader:
             try:
                 applier.entry(entry, reader)
+            except Failed as error:
+                raise explain(error, error.path, error.uid, error.gid) from error
             except OSError as error:
                 raise explain(error, entry.name, entry.uid, entry.gid) from error
         applier.finish()
     finally:
-        applier.tree.close()
+        applier.close()
     applier.result.entries, applier.result.size = reader.count, reader.size
     return applier.result
 
 
 class _Applier:
-    def __init__(self, root: int, lower: Merged | None, squash: bool) -> None:
+    def __init__(self, root: int, below: Below, squash: bool, archive: Copied) -> None:
         self.result = Applied()
+        lower, self._alone = below.layers, below.alone
         self._lower = lower
         self._squash = squash
+        self._archive = archive
         self._reader: Reader
+        self._files = Files(root, archive.fileno())
+        archive.copied_by(self._files.mark)
+        self._last: Dir | None = None  # that a file was written in
         clear_acls(root)
+        os.fchmod(root, 0o700)  # without a set-group-ID bit, which what is made in it would inherit
         self.tree = Tree(root, self._root_attributes())
         self.tree.root.looked = True
         self.tree.root.below = lower.root() if lower else None
@@ -100,6 +108,8 @@ class _Applier:
         self._devices: set[tuple[Dir, bytes]] = set()
         #: directories by their path, as far as no link is on it
         self._known: dict[tuple[bytes, ...], Dir] = {(): self.tree.root}
+        #: one of them: what stood before the last slash of an entry's name, and the directory
+        self._above: tuple[bytes, Dir | None] = b"", None
         self._makers: dict[str, Callable[[Dir, bytes, Entry], None]] = {
             "file": self._file,
             "dir": self._dir,
@@ -110,6 +120,11 @@ class _Applier:
             "block": self._device,
         }
 
+    def close(self) -> None:
+        """Let go of what was opened here."""
+        self._files.close()
+        self.tree.close()
+
     def _root_attributes(self) -> Attributes:
         if self._lower is None:
             return IMPLIED
@@ -117,28 +132,34 @@ class _Applier:
 
     def entry(self, entry: Entry, reader: Reader) -> None:
         self._reader = reader
-        path = clean(entry.name)
-        if not path:
-            self._describe_root(entry)
-            return
-        name = path[-1]
-        if name.startswith(WHITEOUT_NAME):
-            self._whiteout(path, name)
-            return
-        node = self._known.get(path[:-1]) or self._directory(path[:-1])
+        above, _, name = entry.name.rpartition(b"/")
+        plain = is_plain(name) and len(entry.name) < PATH_MAX and not name.startswith(WHITEOUT_NAME)
+        node = self._above[1] if plain and above == self._above[0] else None
+        if node is None:
+            path = clean(entry.name)
+            if not path:
+                self._describe_root(entry)
+                return
+            name = path[-1]
+            if name.startswith(WHITEOUT_NAME):
+                self._whiteout(path, name)
+                return
+            node = self._known.get(path[:-1]) or self._directory(path[:-1])
+            if plain and path[:-1] in self._known:  # most entries are beside the one before
+                self._above = above, node
         node.owned = True
         self._makers[entry.kind](node, name, entry)
 
     def _describe_root(self, entry: Entry) -> None:
         if entry.kind != "dir":
             raise LayerError(f"the archive makes the root directory a {entry.kind}")
-        self._describe(self.tree.root, entry)
+        self._describe(self.tree.root, entry, _own(entry))
         self.result.own_root = True
 
-    def _describe(self, node: Dir, entry: Entry) -> None:
+    def _describe(self, node: Dir, entry: Entry, attributes: Attributes) -> None:
         self._count_owner(entry)
         node.explicit = True
-        node.attributes = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, entry.xattrs)
+        node.attributes = attributes
 
     def _count_owner(self, entry: Entry) -> None:
         if self._squash and (entry.uid or entry.gid):
@@ -147,50 +168,30 @@ class _Applier:
     # --- kinds of entries -------------------------------------------------------------------------
 
     def _dir(self, node: Dir, name: bytes, entry: Entry) -> None:
-        self._describe(node.children.get(name) or self._make_directory(node, name), entry)
+        own = _own(entry)
+        self._describe(node.children.get(name) or self._make_directory(node, name, own), entry, own)
 
     def _make_directory(self, node: Dir, name: bytes, attributes: Attributes = IMPLIED) -> Dir:
         """A directory where none is. In place of another file it has nothing of the lower layers, for
         that file had hidden them."""
-        try:
-            made = self.tree.make(node, name, attributes)
-            made.opaque = name in node.whiteouts
-        except FileExistsError:
+        opaque = name in node.whiteouts
+        if name in node.files:
             self._clear(node, name)
-            made = self.tree.make(node, name, attributes)
-            made.opaque = True
+            opaque = True
+        made = self.tree.make(node, name, attributes)
+        made.opaque = opaque
         return made
 
     def _file(self, node: Dir, name: bytes, entry: Entry) -> None:
-        above = self.tree.fd(node)
-        mode = entry.mode & 0o777
-        try:
-            fd = os.open(name, _NEW, mode, dir_fd=above)
-        except FileExistsError:
-            self._clear(node, name)
-            fd = os.open(name, _NEW, mode, dir_fd=above)
-        try:
-            if entry.sparse is not None:
-                copies.write_sparse(fd, self._reader.content(), entry.sparse, entry.size)
-            elif entry.stored:
-                for piece in self._reader.content():
-                    while (written := os.write(fd, piece)) < len(piece):
-                        piece = piece[written:]
-            if entry.uid or entry.gid:
-                self._own(fd, entry.uid, entry.gid)
-            if entry.mode & _SPECIAL:
-                os.fchmod(fd, entry.mode)
-            if entry.xattrs:
-                self.result.xattrs += set_xattrs(fd, entry.xattrs, entry.name, squash=self._squash)
-            os.utime(fd, ns=(entry.mtime, entry.mtime))
-        finally:
-            os.close(fd)
-
-    def _own(self, fd: int, uid: int, gid: int) -> None:
-        if self._squash:
+        self._make_room(node, name)
+        node.files.add(name)
+        if self._squash and (entry.uid or entry.gid):
             self.result.squashed += 1
-        else:
-            os.fchown(fd, uid, gid)
+        directory = None if node is self._last else node.path()
+        self._last = node
+        place = self._archive.place(entry.stored)
+        content = self._reader.passing(self._archive.places) if place < 0 else place
+        self.result.xattrs += self._files.add(directory, name, entry, content, squash=self._squash)
 
     def _symlink(self, node: Dir, name: bytes, entry: Entry) -> None:
         self._anew(node, name, lambda above: os.symlink(entry.link, name, dir_fd=above))
@@ -212,33 +213,34 @@ class _Applier:
     def _device(self, node: Dir, name: bytes, entry: Entry) -> None:
         """Nobody can make a device in a user namespace (mknod(2)), and 0/0 would be overlayfs's whiteout.
         It is left out, with what was there before."""
-        self._clear(node, name)
+        self._make_room(node, name)
         node.whiteouts.add(name)
         self._devices.add((node, name))
-        self.result.needs_lower = True
+        self._look_below()
         self.result.devices += 1
 
     def _anew(self, node: Dir, name: bytes, make: Callable[[int], None]) -> None:
-        above = self.tree.fd(node)
-        try:
-            make(above)
-        except FileExistsError:
+        self._make_room(node, name)
+        make(self.tree.fd(node))
+        node.files.add(name)
+
+    def _make_room(self, node: Dir, name: bytes) -> None:
+        """Remove what this layer has there, if anything."""
+        if name in node.files:
             self._clear(node, name)
-            make(self.tree.fd(node))
+        elif name in node.children:
+            self._remove(node.children[name])
 
     def _clear(self, node: Dir, name: bytes) -> None:
-        """Remove what this layer has there."""
-        child = node.children.get(name)
-        if child is not None:
-            self._remove(child)
-        else:
-            node.copied.discard(name)
-            try:
-                os.unlink(name, dir_fd=self.tree.fd(node))
-            except FileNotFoundError:
-                return
+        """Remove a file of this layer."""
+        self._files.settle()
+        os.unlink(name, dir_fd=self.tree.fd(node))
+        node.files.discard(name)
+        node.copied.discard(name)
 
     def _remove(self, node: Dir) -> None:
+        self._files.settle()
+        self._last, self._above = None, (b"", None)
         self.tree.remove(node)
         self._known = {(): self.tree.root}
 
@@ -246,18 +248,18 @@ class _Applier:
         target = clean(entry.link)
         holder = self._find(target[:-1]) if target else None
         if holder is None or target[-1] in holder.children:
-            raise _no_target(entry)
+            raise no_target(entry)
         old = target[-1]
-        try:
-            os.stat(old, dir_fd=self.tree.fd(holder), follow_symlinks=False)
-        except FileNotFoundError:
+        if old not in holder.files:
             if (holder, old) in self._devices:
                 self._device(node, name, entry)
                 return
             if not self._copy_up(holder, old):
-                raise _no_target(entry) from None
+                raise no_target(entry)
         if (holder, old) == (node, name):
             return
+
+        self._files.settle()
 
         def link(above: int) -> None:
             os.link(old, name, src_dir_fd=self.tree.fd(holder), dst_dir_fd=above, follow_symlinks=False)
@@ -267,7 +269,7 @@ class _Applier:
     # --- whiteouts --------------------------------------------------------------------------------
 
     def _whiteout(self, path: tuple[bytes, ...], name: bytes) -> None:
-        self.result.needs_lower = True
+        self._look_below()
         hidden = name[len(WHITEOUT_NAME) :]
         if name != OPAQUE_NAME and name.startswith(WHITEOUT_NAME + WHITEOUT_NAME):
             return  # aufs's own: .wh..wh.plnk and the like, which docker passes over too
@@ -286,7 +288,7 @@ class _Applier:
 
     def _hide_name(self, node: Dir, name: bytes) -> None:
         child = node.children.get(name)
-        if child is not None and _holds(child):
+        if child is not None and child.holds_own():
             self._hide(child)
         elif child is not None:
             self._remove(child)
@@ -300,11 +302,10 @@ class _Applier:
         while todo:
             each = todo.pop()
             each.looked, each.below = True, None
-            for name in each.copied:
-                os.unlink(name, dir_fd=self.tree.fd(each))
-            each.copied.clear()
+            for name in list(each.copied):
+                self._clear(each, name)
             for child in list(each.children.values()):
-                if _holds(child):
+                if child.holds_own():
                     todo.append(child)
                 else:
                     self._remove(child)
@@ -354,16 +355,13 @@ class _Applier:
     def _step(self, node: Dir, name: bytes, path: tuple[bytes, ...], make: bool) -> Dir | bytes | None:
         """What *name* is in *node*: the target of a link, or a directory; None: nothing, and none is to be
         made. It was no directory of this layer so far."""
-        above = self.tree.fd(node)
-        try:
-            status = os.stat(name, dir_fd=above, follow_symlinks=False)
-        except FileNotFoundError:
-            pass
-        else:
-            if stat.S_ISLNK(status.st_mode):
+        if name in node.files:
+            self._files.settle()
+            above = self.tree.fd(node)
+            if stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
                 return os.readlink(name, dir_fd=above)
-            raise _no_directory(path)
-        self.result.needs_lower = True
+            raise no_directory(path)
+        self._look_below()
         shown = self._below(node, name)
         if shown is None:
             return self._make_directory(node, name) if make else None
@@ -372,9 +370,15 @@ class _Applier:
             return self._make_directory(node, name, self._attributes_of(shown))
         if stat.S_ISLNK(shown.status.st_mode):
             return self._lower.link(shown)
-        raise _no_directory(path)
+        raise no_directory(path)
 
     # --- lower layers -----------------------------------------------------------------------------
+
+    def _look_below(self) -> None:
+        """What comes of this depends on the lower layers."""
+        self.result.needs_lower = True
+        if self._alone:
+            raise NotAlone("the layer means something only on top of those below it")
 
     def _below(self, node: Dir, name: bytes) -> Shown | None:
         """What the lower layers show as *name* in *node*."""
@@ -409,12 +413,15 @@ class _Applier:
 
     def _copy_up(self, node: Dir, name: bytes) -> bool:
         """Make a lower layer's file one of this layer. False: there is none, or it is a directory."""
-        self.result.needs_lower = True
+        self._look_below()
         shown = self._below(node, name)
         if shown is None or shown.is_directory:
             return False
         assert self._lower is not None
-        copies.copy(self._lower, shown, self.tree.fd(node), squash=self._squash)
+        from sandbox.image.layer.copies import copy
+
+        copy(self._lower, shown, self.tree.fd(node), squash=self._squash)
+        node.files.add(name)
         node.copied.add(name)
         return True
 
@@ -422,26 +429,35 @@ class _Applier:
 
     def finish(self) -> None:
         """Write whiteouts, and give all directories what is theirs, inner ones first."""
+        try:
+            self._files.settle()
+        except Failed as error:
+            raise explain(error, error.path, error.uid, error.gid) from error
         root = self.tree.root.attributes
-        unlike = root.mode != IMPLIED.mode if self._squash else root[:3] != IMPLIED[:3]
+        unlike = root.mode != IMPLIED.mode if self._squash else root.who_may != IMPLIED.who_may
         self.result.usual_root = not unlike and not root.xattrs
         if not (self.result.own_root or self.result.usual_root):
             self.result.needs_lower = True
         for node in reversed(list(self.tree.root.subtree())):
             own = node.attributes
-            path = b"/".join(each.name for each in reversed(node.above()))[1:]
             try:
-                self._finish_directory(node, path)
+                self._finish_directory(node)
             except OSError as error:
-                raise explain(error, path, own.uid, own.gid) from error
+                raise explain(error, node.path(), own.uid, own.gid) from error
 
-    def _finish_directory(self, node: Dir, path: bytes) -> None:
-        fd, own = self.tree.fd(node), node.attributes
+    def _finish_directory(self, node: Dir) -> None:
+        own, parent = node.attributes, node.parent
+        ours = self._squash or not (own.uid or own.gid)
+        if parent and ours and node.mode == own.mode and not (own.xattrs or node.opaque or node.whiteouts):
+            fd = self.tree.fd(parent)  # most are such, and were never opened
+            os.utime(node.name, ns=(own.mtime, own.mtime), dir_fd=fd, follow_symlinks=False)
+            return
+        fd = self.tree.fd(node)
         self._write_whiteouts(node)
         if not self._squash:
             os.fchown(fd, own.uid, own.gid)
         if own.xattrs:
-            self.result.xattrs += set_xattrs(fd, own.xattrs, path, squash=self._squash)
+            self.result.xattrs += set_xattrs(fd, own.xattrs, node.path(), squash=self._squash)
         if node.opaque:
             mark(fd, OPAQUE)
         os.fchmod(fd, own.mode)
@@ -479,33 +495,5 @@ class _Applier:
         return True
 
 
-def _holds(node: Dir) -> bool:
-    """Whether something in *node* is this layer's own."""
-    return any(each.explicit or each.owned for each in node.subtree())
-
-
-# --- errors -------------------------------------------------------------------------------------------
-
-
-def _no_target(entry: Entry) -> LayerError:
-    name, link = printable(entry.name), printable(entry.link)
-    return LayerError(f"{name} is a hard link to {link}, which is no file of this layer or of those below it")
-
-
-def _no_directory(path: tuple[bytes, ...]) -> LayerError:
-    return LayerError(f"{printable(b'/'.join(path))} is, or is below, a file that is no directory")
-
-
-def explain(error: OSError, name: bytes, uid: int, gid: int) -> LayerError:
-    """What the system said about the entry *name* of that owner, and what mends it."""
-    what = f"cannot unpack {printable(name) or 'the root directory'}"
-    reason = os.strerror(error.errno or 0)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return LayerError(f"{what}: {reason}", "free space where the image store is: sandbox image prune")
-    if error.errno in (errno.EINVAL, errno.EOVERFLOW) and (uid or gid):
-        return LayerError(
-            f"{what}: it belongs to user {uid} and group {gid}, and the image store's range of ids does not "
-            "have both",
-            "unpack it with all files as your own: sandbox image pull --squash",
-        )
-    return LayerError(f"{what}: {reason}")
+def _own(entry: Entry) -> Attributes:
+    return Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, entry.xattrs)

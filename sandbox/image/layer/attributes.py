@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
-from typing import NamedTuple
 
 from sandbox.errors import LayerError
 from sandbox.image.layer.names import printable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = [
     "DRIVERS",
+    "IMPLIED",
     "OPAQUE",
     "WHITEOUT",
     "Attributes",
@@ -24,6 +27,8 @@ __all__ = [
     "marked",
     "read_xattrs",
     "set_xattrs",
+    "settable",
+    "xattr_error",
 ]
 
 #: overlayfs's marks, as of a mount with `userxattr` (kernel: Documentation/filesystems/overlayfs.rst)
@@ -37,15 +42,23 @@ _ACL = b"system.posix_acl_"
 _CAPABILITY = b"security.capability"
 
 
-class Attributes(NamedTuple):
+class Attributes:
     """Of a directory: set when nothing more is put in it, for each of them would change what is made
     there (set-group-ID and default ACLs are inherited) or be changed by it (the time)."""
 
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
-    xattrs: Mapping[bytes, bytes]
+    __slots__ = ("gid", "mode", "mtime", "uid", "xattrs")
+
+    def __init__(self, mode: int, uid: int, gid: int, mtime: int, xattrs: Mapping[bytes, bytes]) -> None:
+        self.mode, self.uid, self.gid = mode, uid, gid
+        self.mtime, self.xattrs = mtime, xattrs
+
+    @property
+    def who_may(self) -> tuple[int, int, int]:
+        return self.mode, self.uid, self.gid
+
+
+#: A directory that nothing describes: the mode is that of mkdir(1), the time none in particular.
+IMPLIED = Attributes(0o755, 0, 0, 0, {})
 
 
 def read_xattrs(fd: int) -> dict[bytes, bytes]:
@@ -58,31 +71,41 @@ def read_xattrs(fd: int) -> dict[bytes, bytes]:
     return found
 
 
-def set_xattrs(fd: int, xattrs: Mapping[bytes, bytes], path: bytes, *, squash: bool) -> int:
-    """Set them on the file or directory *path*, open as *fd*; the number of those that were left out.
+def settable(xattrs: Mapping[bytes, bytes], *, squash: bool) -> tuple[Mapping[bytes, bytes], int]:
+    """Those of them that are to be set, and how many are left out.
 
     Left out is what no user can set (`trusted.`, labels of security modules), what a driver would obey,
     and, with *squash*, access lists, for they name ids. What users can set must be set.
+    """
+    found = {}
+    for name, value in xattrs.items():
+        wanted = name.startswith((b"user.", _ACL)) or name == _CAPABILITY
+        if wanted and not name.startswith(DRIVERS) and not (squash and name.startswith(_ACL)):
+            found[name] = value
+    return found, len(xattrs) - len(found)
+
+
+def set_xattrs(fd: int, xattrs: Mapping[bytes, bytes], path: bytes, *, squash: bool) -> int:
+    """Set them on the file or directory *path*, open as *fd*; how many were left out, see `settable`.
 
     Raises:
         LayerError: one can't be set.
     """
-    dropped = 0
-    for name, value in xattrs.items():
-        wanted = name.startswith((b"user.", _ACL)) or name == _CAPABILITY
-        if not wanted or name.startswith(DRIVERS) or (squash and name.startswith(_ACL)):
-            dropped += 1
-            continue
+    found, dropped = settable(xattrs, squash=squash)
+    for name, value in found.items():
         try:
             os.setxattr(fd, name, value)
         except OSError as error:
-            if error.errno == errno.ENOTSUP:
-                raise _unsupported(name) from error
-            raise LayerError(
-                f"cannot set the attribute {printable(name)} ({len(value)} bytes) of {printable(path)}: "
-                f"{os.strerror(error.errno or 0)}"
-            ) from error
+            raise xattr_error(error.errno or 0, name, len(value), path) from error
     return dropped
+
+
+def xattr_error(error: int, name: bytes, size: int, path: bytes) -> LayerError:
+    """Why the attribute *name* of *size* bytes can't be set: errno *error* says so."""
+    if error == errno.ENOTSUP:
+        return _unsupported(name)
+    what = f"the attribute {printable(name)} ({size} bytes) of {printable(path)}"
+    return LayerError(f"cannot set {what}: {os.strerror(error)}")
 
 
 def clear_acls(fd: int) -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from sandbox.errors import LayerError
 from sandbox.image.layer.attributes import OPAQUE, marked, read_xattrs
-from sandbox.image.layer.merged import Merged, Shown, is_whiteout
+from sandbox.image.layer.merged import Merged, Path, Shown, is_whiteout
 from sandbox.image.layer.names import OPAQUE as OPAQUE_NAME
 from sandbox.image.layer.names import WHITEOUT, printable
 from sandbox.image.layer.writer import Writer, entry
 
-__all__ = ["Change", "Upper", "changes", "write_changes", "write_tree"]
+__all__ = ["Change", "Upper", "changes", "settled", "write_changes", "write_tree"]
 
 _CHUNK = 1 << 20
 #: how fuse-overlayfs says that a directory is opaque, where it can't say it as overlayfs does
@@ -27,6 +27,9 @@ _FUSE_MARK = "user.fuseoverlayfs.opaque"
 _FUSE_FILES = frozenset((OPAQUE_NAME, b".wh..opq"))
 #: attributes that belong to a file wherever it is; labels of security modules do not
 _KEPT = (b"user.", b"security.capability", b"system.posix_acl_")
+
+#: what mends a file that belongs to none of the reader's ids; in layers there is none
+_READABLE = "read it as whoever may: sudo tar -C DIR -cf - . | sandbox image import - NAME"
 
 _KINDS = {
     stat.S_IFREG: "file",
@@ -40,11 +43,12 @@ _KINDS = {
 
 class Change(NamedTuple):
     """One path that an upper layer changed: `kind` is "A" added, "C" changed, or "D" deleted. `shown`
-    is the upper layer's file; None for "D"."""
+    is the upper layer's file, None for "D"; `below` of a directory the lower layers' one, if they have it."""
 
     kind: str
     path: tuple[bytes, ...]
     shown: Shown | None
+    below: Shown | None = None
 
 
 class Upper:
@@ -91,7 +95,7 @@ def changes(upper: Upper, lower: Merged | None) -> Iterator[Change]:
     root = upper.files.root()
     below = lower.root() if lower else None
     if lower is None or below is None or _state(upper.files, root) != _state(lower, below):
-        yield Change("C", (), root)
+        yield Change("C", (), root, below)
     todo: list[tuple[Shown, Shown | None, bool]] = [(root, below, False)]
     while todo:
         shown, below, hidden = todo.pop()
@@ -106,10 +110,13 @@ def changes(upper: Upper, lower: Merged | None) -> Iterator[Change]:
             each = upper.files.look(shown, name)
             if each is None:
                 continue
-            yield Change("C" if name in old else "A", each.path, each)
+            under = None
             if each.is_directory:
-                under = lower.look(below, name) if lower and below and name in old else None
-                inner.append((each, under if under and under.is_directory else None, hidden))
+                if lower and below and name in old:
+                    under = lower.look(below, name)
+                    under = under if under and under.is_directory else None
+                inner.append((each, under, hidden))
+            yield Change("C" if name in old else "A", each.path, each, under)
         todo += reversed(inner)
 
 
@@ -125,11 +132,40 @@ def _state(files: Merged, shown: Shown) -> tuple[object, ...]:
         os.close(fd)
 
 
-def write_changes(upper: Upper, lower: Merged | None, writer: Writer) -> int:
-    """Write what *upper* changes as a layer; how many entries it has."""
+def settled(upper: Upper, lower: Merged | None, ours: Collection[Path]) -> list[Change]:
+    """`changes`, but for what only setting up a sandbox did: *ours* are paths that something was mounted on
+    or made at. Those that are new and empty do not count, nor do directories in which nothing else changed.
+    """
+    kept: list[Change] = []
+    needed: set[Path] = set()
+    for change in reversed(list(changes(upper, lower))):
+        shown = change.shown
+        if shown is not None and change.path not in needed:
+            if shown.is_directory:
+                mine = change.kind == "A" and change.path in ours
+                if mine or (change.kind == "C" and _is_same(upper, lower, change)):
+                    continue
+            elif change.path in ours and stat.S_ISREG(shown.status.st_mode) and not shown.status.st_size:
+                continue
+        kept.append(change)
+        needed.add(change.path[:-1])  # and what that is in is needed by it
+    return kept[::-1]
+
+
+def _is_same(upper: Upper, lower: Merged | None, change: Change) -> bool:
+    """Whether a directory's attributes are those that it has below."""
+    if lower is None or change.shown is None or change.below is None:
+        return False
+    return _state(upper.files, change.shown) == _state(lower, change.below)
+
+
+def write_changes(
+    upper: Upper, lower: Merged | None, writer: Writer, ours: Collection[Path] | None = None
+) -> int:
+    """Write what *upper* changes as a layer; how many entries it has. With *ours* what `settled` says."""
     count = 0
     files = _Files(upper.files, writer)
-    for change in changes(upper, lower):
+    for change in changes(upper, lower) if ours is None else settled(upper, lower, ours):
         if change.shown is not None:
             count += files.write(change.shown)
         else:
@@ -186,7 +222,10 @@ class _Files:
         return True
 
     def _open_and_write(self, shown: Shown, kind: str, name: bytes, fields: dict[str, object]) -> None:
-        fd = self._source.open(shown)
+        try:
+            fd = self._source.open(shown)
+        except PermissionError as error:
+            raise LayerError(f"{printable(name)} can't be read: {error.strerror}", _READABLE) from error
         try:
             size = os.fstat(fd).st_size if kind == "file" else 0
             xattrs = {key: value for key, value in read_xattrs(fd).items() if key.startswith(_KEPT)}

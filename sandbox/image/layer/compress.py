@@ -1,38 +1,51 @@
-"""Compressed streams: bytes of a file in, uncompressed blocks out, with their digest on the way.
+"""Compressed streams: bytes of a file in, uncompressed blocks out.
 
-The format is told by the first bytes, never by a name or media type. Reading, decompressing and
-hashing happen in a thread: zlib, zstd and OpenSSL let go of the interpreter's lock, so whoever
-uses the blocks runs beside them. Memory is bounded by the queue, whatever a stream expands to.
+The format is told by the first bytes, never by a name or media type. `sandbox.image.layer.stream` and
+`sandbox.image.layer.copied` do it beside whoever uses the blocks.
 """
 
 from __future__ import annotations
 
-import hashlib
-import queue
-import threading
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
 
 from sandbox.errors import LayerError
 
-__all__ = ["FORMATS", "Budget", "Plain", "Stream", "compressor", "format_of"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol, Self
 
-_CHUNK = 1 << 20  # of what comes out, bytes
-_INPUT = 1 << 18  # of what goes in
-_DEPTH = 6  # chunks that wait for their reader
+    class Source(Protocol):
+        """What bytes are read from."""
+
+        def read(self, size: int, /) -> bytes: ...
+
+    class Compressor(Protocol):
+        """`zlib.compressobj` and zstd's have this in common."""
+
+        def compress(self, data: bytes | memoryview, /) -> bytes: ...
+
+        def flush(self) -> bytes: ...
+
+
+__all__ = [
+    "FORMATS",
+    "Archive",
+    "Budget",
+    "Plain",
+    "beginning",
+    "compressor",
+    "format_of",
+    "uncompressed",
+]
+
+_INPUT = 1 << 18  # of what goes in, at most
 #: a window of more than 128 MiB is refused, as by zstd(1): it would be memory that a stream demands
 _WINDOW_LOG_MAX = 27
 
 FORMATS = ("gzip", "zstd", "xz", "bzip2", "plain")
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
-
-
-class Source(Protocol):
-    """What bytes are read from."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class Budget:
@@ -68,24 +81,26 @@ class Plain:
     *chunks* are consumed as they are needed.
     """
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
         self._chunks = chunks
-        self._chunk = b""
+        self._chunk: bytes | memoryview = b""
         self._at = 0
+        self._before = 0  # bytes of all chunks before this one
 
     def take(self, size: int) -> bytes:
         """Exactly *size* bytes; fewer at the end."""
         end = self._at + size
         if end <= len(self._chunk):
-            data = self._chunk[self._at : end]
+            data = bytes(self._chunk[self._at : end])
             self._at = end
             return data
-        return b"".join(self.pieces(size))
+        return b"".join(map(bytes, self.pieces(size)))
 
     def pieces(self, size: int) -> Iterator[memoryview]:
         """The next *size* bytes, in pieces, without copying; ends early at the end."""
         while size:
             if self._at == len(self._chunk):
+                self._before += self._at
                 self._chunk, self._at = next(self._chunks, b""), 0
                 if not self._chunk:
                     return
@@ -94,6 +109,10 @@ class Plain:
             size -= len(piece)
             yield piece
 
+    def skip(self, size: int) -> int:
+        """Pass over the next *size* bytes; how many there were."""
+        return sum(map(len, self.pieces(size)))
+
     def finish(self) -> None:
         """Read to the end."""
         self._at = len(self._chunk)
@@ -101,100 +120,73 @@ class Plain:
             pass
 
 
-class Stream(Plain):
-    """An archive in a file, uncompressed by a thread. Use it in a `with` statement.
+class Archive(Plain):
+    """An archive with the digest of all its bytes, uncompressed. Use it in a `with` statement.
 
-    After `finish()`, `digest` is that of all uncompressed bytes ("sha256:…"), `size` their number and
-    `format` what they were compressed with.
-
-    Raises:
-        LayerError: in reading: the stream is damaged, cut off, or over *budget*.
-        OSError: *source* could not be read.
+    `format` is what it is compressed with. After `finish()`, `digest` is "sha256:…" and `size` the number
+    of bytes.
     """
 
-    def __init__(self, source: Source, budget: Budget | None = None) -> None:
-        super().__init__(self._arrive())
-        self.format = ""
+    format = "plain"
+
+    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
+        super().__init__(chunks)
         self.size = 0
-        self._hash = hashlib.sha256()
-        self._source = source
-        self._budget = budget or Budget()
-        self._stop = threading.Event()
-        self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_DEPTH)
-        self._thread = threading.Thread(target=self._run, name="uncompress", daemon=True)
-        self._thread.start()
 
     @property
     def digest(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"
+        raise NotImplementedError
 
     def close(self) -> None:
-        """End the thread; what was not read is lost."""
-        self._stop.set()
-        while self._thread.is_alive():
-            while not self._queue.empty():
-                self._queue.get_nowait()
-            self._thread.join(0.01)
+        """End it; what was not read is lost."""
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _arrive(self) -> Iterator[bytes]:
-        while chunk := self._queue.get():
-            if isinstance(chunk, BaseException):
-                raise chunk
-            yield chunk
-        self._queue.put(b"")  # asked again, it is still the end
 
-    def _run(self) -> None:
-        try:
-            for chunk in self._uncompress():
-                self._hash.update(chunk)
-                self._put(chunk)
-            self._put(b"")
-        except BaseException as error:
-            self._put(error)
+def beginning(source: Source) -> bytes:
+    """The beginning of a stream, enough to know its format."""
+    head = source.read(_INPUT)
+    while head and len(head) < 6 and (more := source.read(_INPUT)):
+        head += more
+    return head
 
-    def _put(self, item: bytes | BaseException) -> None:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                break
-            except queue.Full:
-                continue
 
-    def _uncompress(self) -> Iterator[bytes]:
-        head = self._source.read(_INPUT)
-        while head and len(head) < 6 and (more := self._source.read(_INPUT)):
-            head += more
-        self.format = format_of(head[:6])
-        feed, data, read = _FEEDS[self.format](), head, len(head)
-        while not self._stop.is_set():
-            for chunk in feed(data):
-                self.size += len(chunk)
-                self._budget.check(read, self.size)
-                if chunk:
-                    yield chunk
-            if not data:
-                return
-            data = self._source.read(_INPUT)
-            read += len(data)
+def uncompressed(source: Source, head: bytes, budget: Budget, size: int) -> Iterator[bytes]:
+    """What a stream is, uncompressed, that begins with *head*, the rest of which is read from *source*.
+    It comes in chunks of up to *size* bytes; what is not compressed in such of twice that, or than *head*.
+
+    Raises:
+        LayerError: it is damaged, cut off, or over *budget*.
+        OSError: *source* could not be read.
+    """
+    feed, data, read, made = _FEEDS[format_of(head[:6])](size), head, len(head), 0
+    while True:
+        for chunk in feed(data):
+            made += len(chunk)
+            budget.check(read, made)
+            if chunk:
+                yield chunk
+        if not data:
+            return
+        data = source.read(min(size, _INPUT))
+        read += len(data)
 
 
 #: takes input (b"" at its end), gives output
 _Feed = Callable[[bytes], Iterator[bytes]]
 
 
-def _plain() -> _Feed:
+def _plain(size: int) -> _Feed:
     """Collects what a pipe gives in small parts: each chunk costs its reader something."""
     parts: list[bytes] = []
 
     def feed(data: bytes) -> Iterator[bytes]:
         parts.append(data)
-        if not data or sum(map(len, parts)) >= _CHUNK:
+        if not data or sum(map(len, parts)) >= size:
             whole = b"".join(parts)
             parts.clear()
             if whole:
@@ -203,7 +195,7 @@ def _plain() -> _Feed:
     return feed
 
 
-def _members(new: Callable[[], Any], what: str, errors: tuple[type[Exception], ...]) -> _Feed:
+def _members(new: Callable[[], Any], what: str, size: int, errors: tuple[type[Exception], ...]) -> _Feed:
     """Any number of compressed members in a row, perhaps with zeros behind them (as tapes have).
 
     *new* makes a decompressor with `decompress(data, max_length)`, `eof` and `unused_data`.
@@ -220,10 +212,10 @@ def _members(new: Callable[[], Any], what: str, errors: tuple[type[Exception], .
                 return
             begun = True
             try:
-                chunk = current.decompress(data, _CHUNK)
+                chunk = current.decompress(data, size)
                 yield chunk
-                while len(chunk) == _CHUNK and not current.eof:
-                    chunk = current.decompress(b"", _CHUNK)
+                while len(chunk) == size and not current.eof:
+                    chunk = current.decompress(b"", size)
                     yield chunk
             except errors as error:
                 raise LayerError(f"the archive's {what} stream is damaged: {error}") from error
@@ -266,44 +258,36 @@ def _zstd_module() -> Any:
     return zstd
 
 
-def _zstd() -> _Feed:
+def _zstd(size: int) -> _Feed:
     zstd = _zstd_module()
     options = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
-    return _members(lambda: zstd.ZstdDecompressor(options=options), "zstd", (zstd.ZstdError,))
+    return _members(lambda: zstd.ZstdDecompressor(options=options), "zstd", size, (zstd.ZstdError,))
 
 
-def _gzip() -> _Feed:
-    return _members(_Gzip, "gzip", (zlib.error,))
+def _gzip(size: int) -> _Feed:
+    return _members(_Gzip, "gzip", size, (zlib.error,))
 
 
-def _xz() -> _Feed:
+def _xz(size: int) -> _Feed:
     import lzma
 
     limit = 256 << 20  # bytes; `xz -9` needs 65 MiB
-    return _members(lambda: lzma.LZMADecompressor(memlimit=limit), "xz", (lzma.LZMAError,))
+    return _members(lambda: lzma.LZMADecompressor(memlimit=limit), "xz", size, (lzma.LZMAError,))
 
 
-def _bzip2() -> _Feed:
+def _bzip2(size: int) -> _Feed:
     import bz2
 
-    return _members(bz2.BZ2Decompressor, "bzip2", (OSError, ValueError))
+    return _members(bz2.BZ2Decompressor, "bzip2", size, (OSError, ValueError))
 
 
-_FEEDS: dict[str, Callable[[], _Feed]] = {
+_FEEDS: dict[str, Callable[[int], _Feed]] = {
     "gzip": _gzip,
     "zstd": _zstd,
     "xz": _xz,
     "bzip2": _bzip2,
     "plain": _plain,
 }
-
-
-class Compressor(Protocol):
-    """`zlib.compressobj` and zstd's have this in common."""
-
-    def compress(self, data: bytes | memoryview, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
 
 
 def compressor(name: str, level: int | None = None) -> Compressor:

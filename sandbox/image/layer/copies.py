@@ -1,34 +1,18 @@
-"""Content: files with holes written, and files of lower layers copied."""
+"""Files of lower layers, copied."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
 
 from sandbox.image.layer.attributes import read_xattrs, set_xattrs
 from sandbox.image.layer.merged import Merged, Shown
 
-__all__ = ["copy", "data_extents", "write_sparse"]
+__all__ = ["copy", "data_extents"]
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
-
-
-def write_sparse(
-    fd: int, content: Iterator[memoryview | bytes], extents: Sequence[tuple[int, int]], size: int
-) -> None:
-    """Write *content*, which are the *extents* (offset, length) in a row, to a file of *size* bytes."""
-    piece = memoryview(b"")
-    for offset, length in extents:
-        while length:
-            piece = piece or memoryview(next(content))
-            written = os.pwrite(fd, piece[:length], offset)
-            piece, offset, length = piece[written:], offset + written, length - written
-    for _ in content:
-        pass
-    os.ftruncate(fd, size)
 
 
 def data_extents(fd: int, size: int) -> list[tuple[int, int]]:

@@ -12,7 +12,6 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from sandbox.image.layer.attributes import OPAQUE, WHITEOUT, marked
 
@@ -26,13 +25,14 @@ _KEPT = 256
 Path = tuple[bytes, ...]
 
 
-class Shown(NamedTuple):
+class Shown:
     """A file that is visible: its path, its status, and the layers that have it, uppermost first: all
     those that merge in a directory, one for anything else."""
 
-    path: Path
-    status: os.stat_result
-    layers: tuple[int, ...]
+    __slots__ = ("layers", "path", "status")
+
+    def __init__(self, path: Path, status: os.stat_result, layers: tuple[int, ...]) -> None:
+        self.path, self.status, self.layers = path, status, layers
 
     @property
     def is_directory(self) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sandbox import words
 from sandbox.errors import LayerError
 
-__all__ = ["NAME_MAX", "OPAQUE", "PATH_MAX", "WHITEOUT", "clean", "printable", "steps"]
+__all__ = ["NAME_MAX", "OPAQUE", "PATH_MAX", "WHITEOUT", "clean", "is_plain", "printable", "steps"]
 
 #: What a whiteout's name begins with, and the name of an opaque one (image-spec, layer.md).
 WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
@@ -31,6 +33,22 @@ def clean(name: bytes) -> tuple[bytes, ...]:
     Raises:
         LayerError: it leads out of the root, or no file can have it.
     """
+    above, slash, last = name.rpartition(b"/")
+    if slash and is_plain(last) and len(name) < PATH_MAX:
+        try:
+            return (*_clean(above), last)  # one directory has many entries
+        except LayerError:
+            pass  # which is to name the whole
+    return _clean(name)
+
+
+def is_plain(name: bytes) -> bool:
+    """Whether *name*, without a slash, is one that a file can have."""
+    return 0 < len(name) <= NAME_MAX and name not in (b".", b"..") and b"\0" not in name
+
+
+@lru_cache(256)
+def _clean(name: bytes) -> tuple[bytes, ...]:
     parts = name.split(b"/")
     if b".." in parts or b"." in parts or b"" in parts:
         parts = _resolve(name, parts)

@@ -11,13 +11,51 @@ Names stay bytes, exactly as they are. Nothing here touches a file system.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
-
 from sandbox.errors import LayerError
+from sandbox.image.layer.fields import (
+    SPARSE,
+    XATTR,
+    add_up,
+    checksum,
+    decimal,
+    decimal_id,
+    number,
+    owner,
+    records,
+    seconds,
+    time,
+    total,
+)
 from sandbox.image.layer.names import printable
 
-__all__ = ["Blocks", "Entry", "Limits", "Reader"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sized
+    from typing import Protocol, TypeVar
+
+    _Piece = TypeVar("_Piece", bound=Sized)
+
+    class Blocks(Protocol):
+        """The uncompressed bytes of an archive."""
+
+        def take(self, size: int) -> bytes:
+            """Exactly *size* bytes; fewer at the end."""
+            ...
+
+        def pieces(self, size: int) -> Iterator[memoryview | bytes]:
+            """The next *size* bytes, in pieces; ends early at the end."""
+            ...
+
+        def skip(self, size: int) -> int:
+            """Pass over the next *size* bytes; how many there were."""
+            ...
+
+        def finish(self) -> None:
+            """Read to the end."""
+            ...
+
+
+__all__ = ["MOST_REST", "Blocks", "Entry", "Limits", "Reader"]
 
 _BLOCK = 512
 _ZERO = bytes(_BLOCK)
@@ -25,12 +63,8 @@ _ZERO = bytes(_BLOCK)
 _MAX_SPECIAL = 1 << 20
 #: More pieces than this has no sparse file that anybody made.
 _MAX_PIECES = 1 << 20
-_MAX_SIZE = (1 << 63) - 1
-_MAX_ID = (1 << 32) - 2
-#: what fits in 64 bits of nanoseconds: the year 2262
-_LAST_SECOND = _MAX_SIZE // 1_000_000_000
-_XATTR = b"SCHILY.xattr."
-_SPARSE = b"GNU.sparse."
+#: bytes after its end that an archive may have: it is filled up to a record of whatever size its writer likes
+MOST_REST = 64 << 20
 
 KINDS = {
     b"0": "file",
@@ -46,28 +80,16 @@ KINDS = {
 }
 
 
-class Limits(NamedTuple):
+#: headers that say something of the entry after them, or of all
+_EXTENSIONS = frozenset((b"x", b"X", b"g", b"L", b"K"))
+
+
+class Limits:
     """What an archive may make us do. `size`: bytes of all files as they say they are, holes
     included; `entries`: their number."""
 
-    entries: int = 900_000
-    size: int = 1 << 40
-
-
-class Blocks(Protocol):
-    """The uncompressed bytes of an archive."""
-
-    def take(self, size: int) -> bytes:
-        """Exactly *size* bytes; fewer at the end."""
-        ...
-
-    def pieces(self, size: int) -> Iterator[memoryview | bytes]:
-        """The next *size* bytes, in pieces; ends early at the end."""
-        ...
-
-    def finish(self) -> None:
-        """Read to the end."""
-        ...
+    def __init__(self, entries: int = 900_000, size: int = 1 << 40) -> None:
+        self.entries, self.size = entries, size
 
 
 class Entry:
@@ -134,22 +156,33 @@ class Reader:
             if self.size > self._limits.size:
                 raise LayerError(f"the archive's files have more than {self._limits.size} bytes")
             yield entry
+        if self._blocks.skip(MOST_REST + 1) > MOST_REST:
+            raise LayerError(f"the archive has more than {MOST_REST >> 20} MiB behind its end")
         self._blocks.finish()
 
     def content(self) -> Iterator[memoryview | bytes]:
         """The content of the current entry, as stored: for a sparse file its data without the holes."""
+        return self.passing(self._blocks.pieces)
+
+    def passing(self, pieces: Callable[[int], Iterator[_Piece]]) -> Iterator[_Piece]:
+        """The same, as *pieces* gives so many bytes."""
         size, self._left = self._left, 0
-        for piece in self._blocks.pieces(size):
+        for piece in pieces(size):
             size -= len(piece)
             yield piece
         if size:
             raise _cut_off()
         self._skip_padding()
 
+    def _skip(self) -> None:
+        size, pad, self._left, self._pad = self._left, self._pad, 0, 0
+        if self._blocks.skip(size + pad) < size:  # as in _skip_padding
+            raise _cut_off()
+
     def _skip_padding(self) -> None:
         """Up to the next block. It may be missing at the end of an archive, as umoci 0.4 writes them."""
         pad, self._pad = self._pad, 0
-        self._blocks.take(pad)
+        self._blocks.skip(pad)
 
     def _next(self) -> Entry | None:
         pax: dict[bytes, bytes] = {}
@@ -157,25 +190,24 @@ class Reader:
         long: dict[bytes, bytes] = {}
         while True:
             if self._left or self._pad:
-                for _ in self.content():
-                    pass
+                self._skip()
             header = self._header()
             if header is None:
                 if pax or long:
                     raise LayerError("the archive ends after a header that belongs to the next entry")
                 return None
             kind = header[156:157]
-            if kind in (b"x", b"X", b"g", b"L", b"K"):
+            if kind in _EXTENSIONS:
                 data = self._special(header)
                 if kind in (b"L", b"K"):
                     long[kind] = data.split(b"\0", 1)[0]
                 elif kind == b"g":
-                    _records(data)
+                    records(data)
                 else:
-                    pax, sparse = _records(data)
+                    pax, sparse = records(data)
                 continue
             if kind == b"V":  # the name of a GNU archive
-                self._content_follows(_number(header[124:136], "size"))
+                self._content_follows(number(header[124:136], "size"))
                 continue
             return self._entry(header, pax, sparse, long)
 
@@ -191,10 +223,9 @@ class Reader:
             return None
         if len(header) < _BLOCK:
             raise _cut_off()
-        rest = header[:148], header[156:]
-        if sum(rest[0]) + sum(rest[1]) + 256 != _checksum(header[148:156]):
-            signed = sum(each - 256 if each > 127 else each for part in rest for each in part) + 256
-            if signed != _checksum(header[148:156]):
+        if add_up(header) != total(header[148:156]):
+            signed = sum(each - 256 if each > 127 else each for each in header[:148] + header[156:])
+            if signed + 256 != checksum(header[148:156]):
                 raise LayerError("it is no tar archive, or a damaged one: a header's checksum is wrong")
         return header
 
@@ -202,7 +233,7 @@ class Reader:
         self._left, self._pad = size, -size % _BLOCK
 
     def _special(self, header: bytes) -> bytes:
-        size = _number(header[124:136], "size")
+        size = number(header[124:136], "size")
         if size > _MAX_SPECIAL:
             raise LayerError(
                 f"the archive has an extended header of {size} bytes; {_MAX_SPECIAL} are allowed"
@@ -237,7 +268,7 @@ class Reader:
             entry.size = 0
         if header[156:157] == b"S":
             self._old_sparse(entry, header)
-        elif sparse or _SPARSE + b"major" in pax or _SPARSE + b"map" in pax:
+        elif sparse or SPARSE + b"major" in pax or SPARSE + b"map" in pax:
             self._pax_sparse(entry, pax, sparse)
         return entry
 
@@ -253,20 +284,20 @@ class Reader:
                 raise _cut_off()
             pieces += _old_pieces(block, 0, 21)
             more = block[504] != 0
-        entry.size = _number(header[483:495], "size")
+        entry.size = number(header[483:495], "size")
         _set_sparse(entry, pieces)
 
     def _pax_sparse(self, entry: Entry, pax: dict[bytes, bytes], sparse: list[tuple[bytes, bytes]]) -> None:
         """GNU's formats 0.0, 0.1 and 1.0 in pax headers (GNU tar manual, "Storing Sparse Files")."""
-        entry.name = pax.get(_SPARSE + b"name") or entry.name
-        real = pax.get(_SPARSE + b"realsize") or pax.get(_SPARSE + b"size")
-        version = pax.get(_SPARSE + b"major", b""), pax.get(_SPARSE + b"minor", b"")
+        entry.name = pax.get(SPARSE + b"name") or entry.name
+        real = pax.get(SPARSE + b"realsize") or pax.get(SPARSE + b"size")
+        version = pax.get(SPARSE + b"major", b""), pax.get(SPARSE + b"minor", b"")
         if version == (b"1", b"0"):
             numbers = self._map_in_content(entry)
         elif version in ((b"0", b"0"), (b"0", b"1"), (b"", b"")):
-            text = pax.get(_SPARSE + b"map")
+            text = pax.get(SPARSE + b"map")
             values = text.split(b",") if text else [value for _, value in sparse]
-            numbers = [_decimal(value, "sparse map") for value in values]
+            numbers = [decimal(value, "sparse map") for value in values]
             names = [name for name, _ in sparse]
             if not text and names != [b"offset", b"numbytes"] * (len(names) // 2):
                 raise _bad_sparse(entry)
@@ -274,7 +305,7 @@ class Reader:
             raise LayerError(f"{printable(entry.name)} is a sparse file of an unknown format")
         if len(numbers) % 2:
             raise _bad_sparse(entry)
-        entry.size = _decimal(real, "size") if real else entry.size
+        entry.size = decimal(real, "size") if real else entry.size
         _set_sparse(entry, list(zip(numbers[::2], numbers[1::2], strict=True)))
 
     def _map_in_content(self, entry: Entry) -> list[int]:
@@ -292,7 +323,7 @@ class Reader:
                 entry.stored -= _BLOCK
                 continue
             line, buffer = buffer[:newline], buffer[newline + 1 :]
-            lines.append(_decimal(line, "sparse map"))
+            lines.append(decimal(line, "sparse map"))
             if len(lines) == 1:
                 wanted += 2 * lines[0]
                 if lines[0] > _MAX_PIECES:
@@ -308,8 +339,7 @@ def _plain(header: bytes) -> Entry:
     entry = Entry()
     kind = KINDS.get(header[156:157])
     entry.name = header[:100].split(b"\0", 1)[0]
-    magic = header[257:265]
-    if magic[:6] == b"ustar\0":
+    if header[345] and header[257:263] == b"ustar\0":
         # star(1) uses the end of the prefix for times, and says so at the end of the block.
         prefix = header[345:476] if header[508:512] == b"tar\0" else header[345:500]
         prefix = prefix.split(b"\0", 1)[0]
@@ -319,94 +349,17 @@ def _plain(header: bytes) -> Entry:
         shown = printable(header[156:157])
         raise LayerError(f"{printable(entry.name)} is of a type that no image has, {shown}")
     entry.kind = kind
-    entry.link = header[157:257].split(b"\0", 1)[0]
-    entry.mode = _number(header[100:108], "mode") & 0o7777
-    entry.uid = _id(header[108:116], "uid")
-    entry.gid = _id(header[116:124], "gid")
-    entry.size = _number(header[124:136], "size")
-    seconds = _number(header[136:148], "mtime", signed=True)
-    entry.mtime = max(-_LAST_SECOND, min(seconds, _LAST_SECOND)) * 1_000_000_000
+    entry.link = header[157:257].split(b"\0", 1)[0] if header[157] else b""
+    entry.mode, entry.uid, entry.gid = owner(header[100:124])
+    entry.size = number(header[124:136], "size")
+    entry.mtime = seconds(header[136:148])
     entry.major = entry.minor = 0
     if kind in ("char", "block"):
-        entry.major = _number(header[329:337], "device")
-        entry.minor = _number(header[337:345], "device")
+        entry.major = number(header[329:337], "device")
+        entry.minor = number(header[337:345], "device")
     entry.xattrs = {}
     entry.sparse = None
     return entry
-
-
-def _number(field: bytes, what: str, *, signed: bool = False) -> int:
-    """Octal digits, or GNU's binary form: the first bit set, then two's complement."""
-    digits = field.strip(b" \0")
-    if digits.isdigit():  # int() takes signs and underscores as well
-        try:
-            return int(digits, 8)
-        except ValueError:
-            pass
-    elif field[0] & 0x80:
-        value = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-        if field[0] & 0x40:
-            value -= 1 << (8 * len(field) - 1)
-        if (value < 0 and not signed) or abs(value) > _MAX_SIZE:
-            raise LayerError(f"the archive has a header whose {what} is out of range")
-        return value
-    elif not digits:
-        return 0
-    raise LayerError(f"the archive has a header whose {what} is no number")
-
-
-def _checksum(field: bytes) -> int:
-    digits = field.strip(b" \0")
-    return int(digits, 8) if digits and not digits.strip(b"01234567") else -1
-
-
-def _id(field: bytes, what: str) -> int:
-    value = _number(field, what)
-    if value > _MAX_ID:
-        raise LayerError(f"the archive has a file whose {what} is {value}; the largest is {_MAX_ID}")
-    return value
-
-
-def _decimal(text: bytes, what: str) -> int:
-    if not text.isdigit() or len(text) > 19 or int(text) > _MAX_SIZE:
-        raise LayerError(f"the archive has an extended header whose {what} is no number")
-    return int(text)
-
-
-def _time(text: bytes) -> int:
-    """Seconds with a fraction, perhaps negative, as nanoseconds; further digits are dropped."""
-    whole, dot, fraction = text.partition(b".")
-    digits = whole[1:] if whole[:1] == b"-" else whole
-    if not digits.isdigit() or (dot and fraction and not fraction.isdigit()) or len(text) > 64:
-        raise LayerError("the archive has an extended header whose time is no number")
-    seconds = min(int(digits), _LAST_SECOND - 1)
-    value = seconds * 1_000_000_000 + int(fraction[:9].ljust(9, b"0") or b"0")
-    return -value if whole[:1] == b"-" else value
-
-
-def _records(data: bytes) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]]:
-    """The records "length key=value\\n" of a pax header, and the pairs that stand for a sparse map,
-    which alone may be repeated. An empty value takes the key back."""
-    pax: dict[bytes, bytes] = {}
-    sparse: list[tuple[bytes, bytes]] = []
-    at = 0
-    while at < len(data):
-        space = data.find(b" ", at, at + 20)
-        digits = data[at:space]
-        if space < 0 or not digits.isdigit():
-            raise _bad_pax()
-        end = at + int(digits)
-        key, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if end <= space or end > len(data) or data[end - 1 : end] != b"\n" or not equals or not key:
-            raise _bad_pax()
-        at = end
-        if key in (_SPARSE + b"offset", _SPARSE + b"numbytes"):
-            sparse.append((key[len(_SPARSE) :], value))
-        elif value or key.startswith(_XATTR):
-            pax[key] = value
-        else:
-            pax.pop(key, None)
-    return pax, sparse
 
 
 def _extend(entry: Entry, pax: dict[bytes, bytes]) -> None:
@@ -417,24 +370,17 @@ def _extend(entry: Entry, pax: dict[bytes, bytes]) -> None:
         elif key == b"linkpath":
             entry.link = value
         elif key == b"size":
-            entry.size = _decimal(value, "size")
+            entry.size = decimal(value, "size")
         elif key == b"uid":
-            entry.uid = _checked_id(value, "uid")
+            entry.uid = decimal_id(value, "uid")
         elif key == b"gid":
-            entry.gid = _checked_id(value, "gid")
+            entry.gid = decimal_id(value, "gid")
         elif key == b"mtime":
-            entry.mtime = _time(value)
-        elif key.startswith(_XATTR):
-            entry.xattrs[key[len(_XATTR) :]] = value
+            entry.mtime = time(value)
+        elif key.startswith(XATTR):
+            entry.xattrs[key[len(XATTR) :]] = value
     if b"\0" in entry.name or b"\0" in entry.link:
         raise LayerError(f"the entry {printable(entry.name)} has a null byte in its name or link")
-
-
-def _checked_id(text: bytes, what: str) -> int:
-    value = _decimal(text, what)
-    if value > _MAX_ID:
-        raise LayerError(f"the archive has a file whose {what} is {value}; the largest is {_MAX_ID}")
-    return value
 
 
 def _old_pieces(block: bytes, at: int, count: int) -> list[tuple[int, int]]:
@@ -442,8 +388,8 @@ def _old_pieces(block: bytes, at: int, count: int) -> list[tuple[int, int]]:
     for place in range(at, at + 24 * count, 24):
         if block[place] == 0:
             break
-        offset = _number(block[place : place + 12], "sparse map")
-        pieces.append((offset, _number(block[place + 12 : place + 24], "sparse map")))
+        offset = number(block[place : place + 12], "sparse map")
+        pieces.append((offset, number(block[place + 12 : place + 24], "sparse map")))
     return pieces
 
 
@@ -462,10 +408,6 @@ def _set_sparse(entry: Entry, pieces: list[tuple[int, int]]) -> None:
 
 def _bad_sparse(entry: Entry) -> LayerError:
     return LayerError(f"{printable(entry.name)} is a sparse file whose map makes no sense")
-
-
-def _bad_pax() -> LayerError:
-    return LayerError("the archive has an extended header that is damaged")
 
 
 def _cut_off() -> LayerError:

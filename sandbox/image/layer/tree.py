@@ -8,6 +8,7 @@ link means inside the root is `sandbox.image.layer.apply`'s to know.
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -16,17 +17,18 @@ from sandbox.image.layer.merged import DIRECTORY, Shown
 
 __all__ = ["Dir", "Tree"]
 
-#: open descriptors that are kept
-_KEPT = 128
+#: open descriptors that are kept at most
+_KEPT = 512
 
 
 class Dir:
     """A directory of the layer.
 
     `explicit`: the archive has an entry for it; else it was implied by something in it. `owned`: an
-    entry was put in it. `opaque`: nothing of the lower layers shows through. `whiteouts`: names that the
-    lower layers must not show. `copied`: files that are copies of a lower layer's. `below`: what the
-    lower layers have here, None for nothing; unknown until `looked`.
+    entry was put in it. `files`: the names of what this layer has in it besides directories. `opaque`:
+    nothing of the lower layers shows through. `whiteouts`: names that the lower layers must not show.
+    `copied`: files that are copies of a lower layer's. `mode`: what it has by now. `below`: what the lower
+    layers have here, None for nothing; unknown until `looked`.
     """
 
     __slots__ = (
@@ -36,7 +38,9 @@ class Dir:
         "copied",
         "explicit",
         "fd",
+        "files",
         "looked",
+        "mode",
         "name",
         "opaque",
         "owned",
@@ -49,8 +53,9 @@ class Dir:
         self.parent = parent
         self.attributes = attributes
         self.children: dict[bytes, Dir] = {}
-        self.fd = -1
+        self.fd = self.mode = -1
         self.explicit = self.owned = self.opaque = self.looked = False
+        self.files: set[bytes] = set()
         self.whiteouts: set[bytes] = set()
         self.copied: set[bytes] = set()
         self.below: Shown | None = None
@@ -72,6 +77,14 @@ class Dir:
             node = node.parent
         return found
 
+    def holds_own(self) -> bool:
+        """Whether something in it is this layer's own."""
+        return any(each.explicit or each.owned for each in self.subtree())
+
+    def path(self) -> bytes:
+        """From the root, which is b""."""
+        return b"/".join([each.name for each in reversed(self.above())][1:])
+
 
 class Tree:
     """The directory open as *root*, which stays the caller's, and is empty at first."""
@@ -80,42 +93,50 @@ class Tree:
         self.root = Dir(b"", None, attributes)
         self.root.fd = root
         self._open: OrderedDict[int, Dir] = OrderedDict()
+        self._kept = min(_KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
 
     def fd(self, node: Dir) -> int:
         """A descriptor of *node*; two in a row are good together."""
         if node.fd < 0:
-            node.fd = self._reach(node)
-            self._open[node.fd] = node
-            if len(self._open) > _KEPT:
+            self._reach(node)
+            while len(self._open) > self._kept:
                 self._forget(self._open.popitem(last=False)[1])
         elif node is not self.root:
             self._open.move_to_end(node.fd)
         return node.fd
 
-    def _reach(self, node: Dir) -> int:
+    def _reach(self, node: Dir) -> None:
+        """Open a directory, and keep the one that it is in as well: what is beside it comes next."""
         path = []
-        while node.fd < 0:
-            path.append(node)
-            assert node.parent is not None
-            node = node.parent
-        fd, ours = node.fd, -1
+        above: Dir = node
+        while above.fd < 0:
+            path.append(above)
+            assert above.parent is not None
+            above = above.parent
+        fd, ours = above.fd, -1
         for each in reversed(path):
             try:
                 fd = os.open(each.name, DIRECTORY, dir_fd=fd)
             finally:
                 if ours >= 0:
                     os.close(ours)
-            ours = fd
-        return fd
+            ours = -1
+            if each is node or each is node.parent:
+                each.fd = fd
+                self._open[fd] = each
+            else:
+                ours = fd
 
     def _forget(self, node: Dir) -> None:
         os.close(node.fd)
         node.fd = -1
 
     def make(self, parent: Dir, name: bytes, attributes: Attributes) -> Dir:
-        """A new directory, for now nobody's but ours."""
-        os.mkdir(name, 0o700, dir_fd=self.fd(parent))
+        """A new directory, for now our own, and with no more of its mode than lets us write in it."""
+        mode = attributes.mode & 0o777 | 0o700
+        os.mkdir(name, mode, dir_fd=self.fd(parent))
         node = parent.children[name] = Dir(name, parent, attributes)
+        node.mode = mode
         return node
 
     def remove(self, node: Dir) -> None:

@@ -8,7 +8,7 @@ seconds, no holes (layer.md: "SHOULD NOT").
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from sandbox.errors import LayerError
 from sandbox.image.layer.names import printable
@@ -71,7 +71,7 @@ class Writer:
             seconds = min(seconds, self._latest)
         records = _records(item, seconds)
         if records:
-            self._write(_header(_pax_name(item.name), b"x", 0o644, len(records)), records)
+            self._write(_Header(_pax_name(item.name), b"x", 0o644, len(records)).block(), records)
         self._write(_header_of(item, seconds))
         written = 0
         for piece in content:
@@ -132,34 +132,38 @@ def _header_of(item: Entry, seconds: int) -> bytes:
     size, mtime = number(item.size, _MAX_NUMBER), number(seconds, _MAX_NUMBER)
     name, link = (text if _fits(text) else _ascii(text) for text in (item.name, item.link))
     device = (item.major, item.minor)
-    return _header(name, _TYPES[item.kind], item.mode, size, ids, mtime, link, device)
+    return _Header(name, _TYPES[item.kind], item.mode, size, ids, mtime, link, device).block()
 
 
 def _ascii(name: bytes) -> bytes:
     return bytes(c if c < 128 else 0x5F for c in name)[:100]
 
 
-def _header(
-    name: bytes,
-    kind: bytes,
-    mode: int,
-    size: int,
-    ids: tuple[int, int] = (0, 0),
-    mtime: int = 0,
-    link: bytes = b"",
-    device: tuple[int, int] = (0, 0),
-) -> bytes:
-    block = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0%s%s%sustar\x0000%s%07o\0%07o\0%s" % (
-        name.ljust(100, b"\0"),
-        mode,
-        *ids,
-        size,
-        mtime,
-        b" " * 8,
-        kind,
-        link.ljust(100, b"\0"),
-        bytes(64),
-        *device,
-        bytes(167),
-    )
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+class _Header(NamedTuple):
+    """The fields of a header that are not always the same (pax(1), "ustar Interchange Format")."""
+
+    name: bytes
+    kind: bytes
+    mode: int
+    size: int
+    ids: tuple[int, int] = (0, 0)
+    mtime: int = 0
+    link: bytes = b""
+    device: tuple[int, int] = (0, 0)
+
+    def block(self) -> bytes:
+        """All of it, with its checksum."""
+        block = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0%s%s%sustar\x0000%s%07o\0%07o\0%s" % (
+            self.name.ljust(100, b"\0"),
+            self.mode,
+            *self.ids,
+            self.size,
+            self.mtime,
+            b" " * 8,
+            self.kind,
+            self.link.ljust(100, b"\0"),
+            bytes(64),
+            *self.device,
+            bytes(167),
+        )
+        return block[:148] + b"%06o\0 " % sum(block) + block[156:]

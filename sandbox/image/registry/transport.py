@@ -31,7 +31,7 @@ from sandbox.image.config import Host, Registries
 from sandbox.image.registry.connection import Flood, Patience, Plain, Tls, is_near
 from sandbox.words import printable
 
-__all__ = ["Answer", "Body", "Origin", "Request", "Transport", "Unreachable", "origin_of", "written"]
+__all__ = ["Answer", "Body", "NoTls", "Origin", "Request", "Transport", "Unreachable", "origin_of", "written"]
 
 #: Bytes that are sent, and at most read, at once.
 _BLOCK = 256 << 10
@@ -57,6 +57,10 @@ class Unreachable(RegistryError):
         super().__init__(message, mend)
         self.transient = transient
         self.connected = connected
+
+
+class NoTls(Unreachable):
+    """What is there does not speak TLS: a registry by plain HTTP, perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,9 +343,11 @@ class Transport:
         if isinstance(error, u3.SSLError | ssl.SSLError):
             return self._tls_failed(origin, _cause(error))
         if isinstance(error, u3.NameResolutionError):
-            return Unreachable(f"the name {where} can't be resolved", connected=False)
+            mend = f"getent hosts {origin[1]}    (is the name right, and is there a network?)"
+            return Unreachable(f"the name {where} can't be resolved", mend, connected=False)
         if isinstance(error, u3.NewConnectionError):  # which is a ConnectTimeoutError, to urllib3
             reason = str(error).partition("Failed to establish a new connection: ")[2]
+            reason = re.sub(r"^\[Errno -?\d+\] ", "", reason)
             return Unreachable(f"{where} can't be reached: {reason or error}", connected=False)
         if isinstance(error, u3.ConnectTimeoutError):
             return Unreachable(
@@ -362,7 +368,7 @@ class Transport:
         reason = getattr(cause, "reason", None) or str(cause)
         if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
             reason = f"{where} does not speak TLS: it may be a registry by plain HTTP"
-            return Unreachable(reason, line(name, 'tls = "off"'), transient=False)
+            return NoTls(reason, line(name, 'tls = "off"'), transient=False)
         return Unreachable(f"{where}: TLS failed: {printable(str(reason))[:200]}", transient=False)
 
 

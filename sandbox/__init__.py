@@ -15,7 +15,9 @@ are drawn in `sandbox.errors`; `sandbox.launch.options` lists the keyword argume
 # On the path of every cached `sandbox run`: nothing may be imported here, not even __future__.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandbox.box import Box, Boxes
     from sandbox.errors import (
+        BuildError,
         DigestError,
         HostError,
         ImageError,
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
         TrustError,
     )
     from sandbox.host import Check
-    from sandbox.host import checks as doctor
     from sandbox.launch.api import Sandbox, run
+    from sandbox.launch.doctor import doctor
     from sandbox.launch.live import Stats
     from sandbox.launch.process import Process
     from sandbox.launch.result import CalledProcessError, Limit, Result, Usage, Verdict
@@ -44,6 +46,9 @@ __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "Box",
+    "Boxes",
+    "BuildError",
     "CalledProcessError",
     "Check",
     "DigestError",
@@ -70,6 +75,9 @@ __all__ = [
 
 #: name -> the module that has it, and its name there
 _HOMES = {
+    "Box": ("box", "Box"),
+    "Boxes": ("box", "Boxes"),
+    "BuildError": ("errors", "BuildError"),
     "CalledProcessError": ("launch.result", "CalledProcessError"),
     "Check": ("host", "Check"),
     "DigestError": ("errors", "DigestError"),
@@ -90,7 +98,7 @@ _HOMES = {
     "TrustError": ("errors", "TrustError"),
     "Usage": ("launch.result", "Usage"),
     "Verdict": ("launch.result", "Verdict"),
-    "doctor": ("host", "checks"),
+    "doctor": ("launch.doctor", "doctor"),
     "run": ("launch.api", "run"),
 }
 

@@ -10,6 +10,7 @@ command never ran; a limit that fired, or a command that failed, is data in `Res
     ├── SetupError          the sandbox could not be made
     │   └── HostError       ... because this machine lacks something; `row` names the doctor row
     ├── ImageError          a reference, registry, layer or store is wrong
+    │   ├── BuildError      a file of build steps is wrong, or a step failed
     │   ├── DigestError     content is not what its digest and size say
     │   ├── LayerError      an archive can't be applied, or made
     │   └── RegistryError   a registry refused, failed or can't be reached; `status` is the HTTP status
@@ -19,6 +20,7 @@ command never ran; a limit that fired, or a command that failed, is data in `Res
 from __future__ import annotations
 
 __all__ = [
+    "BuildError",
     "DigestError",
     "HostError",
     "ImageError",
@@ -94,6 +96,15 @@ class HostError(SetupError):
 
 class ImageError(SandboxError):
     """A reference, registry, layer or the store is wrong or out of reach."""
+
+
+class BuildError(ImageError):
+    """A file of build steps is wrong, with `file:line:col: ` before the message; or a step failed: then
+    `status` is its exit status, as a shell would have it."""
+
+    def __init__(self, message: str, mend: str | None = None, *, status: int = 0) -> None:
+        super().__init__(message, mend)
+        self.status = status
 
 
 class DigestError(ImageError):

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them, and back. No other units, and no policy on their range.
+"""Sizes, durations and rates as people write them, and back. No other units, no policy on their range.
 
 Sizes are 1024-based, like the K, M and G of ulimit(1), systemd and mount(8).
 """
@@ -8,7 +8,17 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["MAX_DURATION", "MAX_SIZE", "format_duration", "format_size", "parse_duration", "parse_size"]
+__all__ = [
+    "MAX_DURATION",
+    "MAX_RATE",
+    "MAX_SIZE",
+    "MIN_RATE",
+    "bytes_per_second",
+    "format_duration",
+    "format_size",
+    "parse_duration",
+    "parse_size",
+]
 
 #: Largest size, bytes: what the kernel's signed 64-bit fields hold.
 MAX_SIZE = 2**63 - 1
@@ -16,6 +26,11 @@ MAX_SIZE = 2**63 - 1
 #: the time of a clock in signed 64 bits.
 MAX_DURATION = 2**62 // 10**9
 
+#: Rates, bytes per second: within what tc-tbf(8) can count.
+MIN_RATE, MAX_RATE = 1000, 125_000_000_000
+
+_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([kmg]?)bit", re.ASCII)
+_THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _LETTERS = "KMGTPE"
 _SIZE = re.compile(
     r"([0-9]{1,24})(?:\.([0-9]{1,24}))?(?: ?(?:([KMGTPE])(i?B)?|B))?", re.IGNORECASE | re.ASCII
@@ -140,3 +155,20 @@ def format_duration(s: float) -> str:
 def _trim(value: float, digits: int) -> str:
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".")
+
+
+def bytes_per_second(rate: str | None) -> int:
+    """Of a rate in bits per second with the units of tc(8), as in "10mbit"; 0 for None.
+
+    Raises:
+        ValueError: it is none, or less than `MIN_RATE` or more than `MAX_RATE`.
+    """
+    if rate is None:
+        return 0
+    match = _RATE.fullmatch(rate)
+    if not match:
+        raise ValueError(f'"{rate}" is not a rate, as in "10mbit"')
+    found = int(float(match[1]) * _THOUSANDS[match[2]]) // 8
+    if not MIN_RATE <= found <= MAX_RATE:
+        raise ValueError(f'"{rate}" is not between 8kbit and 1000gbit')
+    return found

@@ -20,7 +20,20 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
-__all__ = ["MAGIC", "MAX_SIZE", "CgroupFlag", "Kind", "Mount", "Record", "decode", "encode", "extend"]
+__all__ = [
+    "MAGIC",
+    "MAX_SIZE",
+    "CgroupFlag",
+    "Kind",
+    "Mount",
+    "Ready",
+    "Record",
+    "ServiceFlag",
+    "Socket",
+    "decode",
+    "encode",
+    "extend",
+]
 
 MAGIC = b"SBXPLAN\x01"
 #: A plan larger than this is refused by both ends (bytes).
@@ -39,8 +52,12 @@ class Kind(IntEnum):
     # Attributes, in any order.
     NAMESPACES = 1  # i clone(2) flags; NEWUSER, NEWNS and NEWPID are always set
     IDMAP = 2  # i which (0 uid, 1 gid), i inside, i outside, i count; many
-    IDTOOL = 3  # s newuidmap, s newgidmap: paths; absent: the supervisor writes the maps
-    IDENTITY = 4  # i uid, i gid: of the payload, inside
+    # s newuidmap, s newgidmap: paths; i seconds that they may take, 20 if absent. Absent as a whole: the
+    # supervisor writes the maps
+    IDTOOL = 3
+    IDENTITY = (
+        4  # i uid, i gid: of the payload, inside; i uid, i gid: who makes the root; i group ...: further ones
+    )
     HOSTNAME = 5  # s
     RLIMIT = 6  # i resource, i soft, i hard (-1: infinity); many
     NPROC = 7  # i tasks, for the whole sandbox
@@ -61,16 +78,34 @@ class Kind(IntEnum):
     # socket of systemd's D-Bus, who is asked for a scope; "directory": place is where to make the cgroup
     CGROUP_SET = 22  # s file, s value, i 1: may be missing; many, in order
     AFFINITY = 23  # s CPUs, as in "0-3,6"
+    SERVICE = 24  # s name, i flags (ServiceFlag), i ready (Ready), i views, s path x views, s argv ...: a
+    # program outside that is started before the payload; many. Of argv "{netns}" stands for a path of the
+    # sandbox's network namespace, and "{ready}" for the number of the descriptor to say so on. With views it
+    # sees no other files
+    SOCKET = 25  # s service, i type (Socket), s address, i port: made in the sandbox's network namespace; the
+    # service has its own from descriptor 3 on, in this order; many
+    NFT = 26  # s path of nft(8), s rules for the sandbox's network namespace
+    ADDRESS = 27  # s device, s address, i prefix length, s gateway ("": none): of a device that a service
+    # makes, or of lo; many
+    SYSCTL = 28  # s name below /proc/sys, s value: of the sandbox's namespaces; many
+    HOST_SETS = (
+        29  # s table, s set, s set, s set, s set: of NFT (inet), IPv4 and 6 and the same once more. The
+    )
+    # one pair or the other, in turns, is kept filled with the host's addresses
+    FUSE = 30  # s path of fuse-overlayfs(1), which makes overlays that say so, i uid, i gid: who it is in A,
+    # and nobody in B can be (-1: as init)
+    PUBLISH = 31  # s "tcp" or "udp", s address and i port of the host, i port inside, s address inside, s
+    # gateway, s and s the same of IPv6, i mark of what is forwarded (0: nothing leads out); many
 
     # Operations on the root, executed in this order of appearance. dst is a path inside.
     TMPFS = 32  # s dst, i flags, i mode, i bytes, i inodes; bytes 0: a directory of the pool
     BIND = 33  # s dst, i flags, s source, s beneath
-    OVERLAY = 34  # s dst, i flags, s upper ("": pool, else a name in SCRATCH), i bytes, s lower ...
+    OVERLAY = 34  # s dst, i flags, s upper ("": pool, a name in SCRATCH, or a path), i bytes, s lower ...
     PROC = 35  # s dst, i flags
     DEVPTS = 36  # s dst, i flags
     MQUEUE = 37  # s dst, i flags
-    FILE = 38  # s dst, i mode, s content
-    DIRECTORY = 39  # s dst, i mode
+    FILE = 38  # s dst, i mode, s content, i 1: mounted there, so that what is below does not change
+    DIRECTORY = 39  # s dst, i mode, i flags
     SYMLINK = 40  # s dst, s target
     MASK = 41  # s dst, i flags: cover with an empty unreadable file or directory
     READONLY = 42  # s dst, i flags
@@ -86,6 +121,7 @@ class Kind(IntEnum):
     VERBOSITY = 69  # i 0 quiet, 1 messages on stderr, 2 operations too
     DIAGNOSE = 70  # s argument ...: executed by the supervisor when the set-up fails
     SCRATCH = 71  # s directory on the host for overlays on disk; removed at the end
+    LEASE = 79  # i fd: kept open until the sandbox is gone; many
 
     # Requests on the control socket.
     SPAWN = 72  # i id, i nenv (-1: the plan's), s NAME=VALUE x nenv, s workdir, i timeout ns, s argv ...
@@ -95,6 +131,22 @@ class Kind(IntEnum):
     STATS = 76  # i id: answered by the event "stats"
     FREEZE = 77  # i id, i 1 or 0: stop all its processes, or go on; answered by "done"
     SET = 78  # i id, s limit, i value as in LIMIT (-1: none), s file, s value: change it; answered by "done"
+    FORWARD = 80  # i id, then as PUBLISH: publish one more port; answered by "ports"
+    UNFORWARD = 81  # the same: no longer; answered by "ports"
+
+    # More slots.
+    PCAP = 82  # i fd, i bytes: the traffic of the network namespace is written there, so much of it
+    LOG = 83  # i fd: the events "ready" and "ports" and the final report are appended there, a line each
+    DOOR = 84  # i fd: listens (SOCK_SEQPACKET); each connection is one FORWARD or UNFORWARD, and its answer
+
+    # More attributes: there is no room before the operations.
+    LISTEN = 96  # s "tcp" or "udp", s address and i port inside, s name: a socket that commands get; many
+    STOP_SIGNAL = 97  # i signal number: what SIGTERM to the supervisor is for the command
+    BRIDGE = 98  # s bridge, s MAC address, i MTU: made before services and rules
+    VETH = 99  # i lease, i lease (counted in their order, from 0): a netlink socket of a private network's
+    # namespace; and what becomes readable when it is gone; s bridge, s port, s device, s MAC address, i MTU,
+    # i bytes per second each way (0: any): a device of the sandbox's, its other end a port of the bridge
+    RATE = 100  # s device, i bytes per second that it may send
 
 
 class Mount(IntFlag):
@@ -106,9 +158,41 @@ class Mount(IntFlag):
     NOEXEC = 8
     RECURSIVE = 16
     CREATE = 32  # make a missing mount point (only where what lies below is ours)
-    OPTIONAL = 64  # a missing source (BIND) or destination (MASK, PIN) is not an error
+    OPTIONAL = 64  # a missing source (BIND) or destination (MASK, PIN), or something else that is there
+    # (DIRECTORY), is not an error
     STRICT = 128  # no component of dst may be a symbolic link
     OWNED = 256  # TMPFS: owned by the payload's ids, not by A's first id
+    FUSE = 512  # OVERLAY: made by the program of FUSE
+
+
+class ServiceFlag(IntFlag):
+    """The flags field of SERVICE."""
+
+    RIGHTS = 1  # it may set up the sandbox's network namespace; without, it has no capabilities at all
+    NEEDED = 2  # its end is the end of the sandbox
+    FILTERS = 4  # it may use sockets of netlink that it gets to change rules
+    TELLS = (
+        8  # lines "denied WHAT PORT HOW [TIMES]" are for the result, a later one of the same for its number;
+    )
+    # SIGUSR1 asks for all, "told" ends them
+
+
+class Ready(IntEnum):
+    """How a service tells that it is ready."""
+
+    AT_ONCE = 0
+    WRITES = 1  # a byte on its descriptor; the lines that follow there are events
+    FORKS = 2  # the process that was started ends with status 0, and others go on
+
+
+class Socket(IntEnum):
+    """The type field of SOCKET."""
+
+    STREAM = 1  # listens
+    DATAGRAM = 2
+    ROUTE = 3  # NETLINK_ROUTE
+    NETFILTER = 4  # NETLINK_NETFILTER
+    GIVEN = 5  # a lease: "port" says which, counted from 0. These come before the others
 
 
 class CgroupFlag(IntFlag):

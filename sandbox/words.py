@@ -7,6 +7,9 @@ from __future__ import annotations
 
 __all__ = ["printable", "quote", "to_json"]
 
+#: what no shell gives a meaning, besides letters and digits
+_PLAIN = "_@%+=:,./-"
+
 
 def printable(text: str, keep: str = "\t") -> str:
     """*text* with nothing in it that a terminal would act on, but the characters of *keep*; bytes that are
@@ -24,10 +27,10 @@ def _escaped(char: str) -> str:
 
 def quote(word: str) -> str:
     """*word* for a shell to read back, as in the command of a mend; in bash's $'' where it must be."""
-    if word.isprintable():
-        import shlex
-
-        return shlex.quote(word)
+    if word.isprintable():  # as shlex.quote, which would have to be imported where no descriptor may be left
+        if word and all(char.isascii() and (char.isalnum() or char in _PLAIN) for char in word):
+            return word
+        return "'" + word.replace("'", "'\"'\"'") + "'"
     parts = []
     for char in word:
         if char in "\\'":

@@ -25,12 +25,40 @@ VERBS = {
     "profile": "list, show, check, make and trust profiles",
     "explain": "the merged profile, where each value came from, and the plan",
     "doctor": "what works on this machine, what does not, and what mends it",
+    "network": "make, list, look at and remove networks that sandboxes share",
+    "box": "list, compare, commit and remove the sandboxes that are kept",
+    "update": "have ports lead into a kept sandbox that runs, or no longer",
+    "image": "pull, push, list, tag, remove, load, save, import and check images",
+    "build": "make an image by the steps of a Containerfile or a TOML file",
+    "pull": "fetch an image from a registry",
+    "push": "bring an image to a registry",
+    "images": "the images that are here",
+}
+
+#: what docker and podman have as verbs of their own
+ALIASES = {
+    "build": ["image", "build"],
+    "pull": ["image", "pull"],
+    "push": ["image", "push"],
+    "images": ["image", "ls"],
+    "rmi": ["image", "rm"],
+    "tag": ["image", "tag"],
+    "history": ["image", "history"],
+    "load": ["image", "load"],
+    "save": ["image", "save"],
+    "import": ["image", "import"],
+    "ps": ["box", "ps"],
+    "rm": ["box", "rm"],
+    "diff": ["box", "diff"],
+    "inspect": ["box", "inspect"],
+    "logs": ["box", "logs"],
+    "commit": ["box", "commit"],
 }
 
 #: verbs of the design whose mechanism is not built yet
 _LATER_VERBS = """
-    create start stop restart exec logs ps stats top inspect wait pause unpause kill rename update cp rm
-    diff apply discard commit image images pull push build network batch audit gc completion
+    create start stop restart exec stats top wait pause unpause kill rename cp
+    apply discard batch audit gc completion
 """
 _LATER = _LATER_VERBS.split()
 
@@ -89,7 +117,7 @@ class _Stdout(io.TextIOBase):
             self.flush()
         if self.error is None:
             return 0
-        _drop_stdout()
+        _drop(1)
         if isinstance(self.error, BrokenPipeError):  # as in `sandbox profile list | head -1`
             return 141
         full = "make room, or redirect it to where there is some"
@@ -100,6 +128,13 @@ class _Stdout(io.TextIOBase):
 
 def main(words: list[str]) -> int:
     """Run a command line; return the exit status. Never raises but for SANDBOX_DEBUG=1."""
+    try:
+        return _main(words)
+    finally:
+        _drop_what_stderr_has()
+
+
+def _main(words: list[str]) -> int:
     debug = os.environ.get("SANDBOX_DEBUG") == "1"
     stdout = _Stdout(sys.stdout)
     with contextlib.redirect_stdout(stdout):
@@ -119,6 +154,16 @@ def main(words: list[str]) -> int:
             return OURS
         except KeyboardInterrupt:
             return 130
+        except (MemoryError, SystemError) as error:
+            # The interpreter is not always able to make a MemoryError of it.
+            shortage = isinstance(error, MemoryError) or "without exception set" in str(error)
+            if debug:
+                raise
+            if not shortage:
+                return stdout.status() or _unexpected(error)
+            mend = "raise the limits on the caller's memory (ulimit -v, ulimit -d), or make room"
+            print_error(SandboxError("there is not enough memory for the interpreter", mend))
+            return OURS
         except Exception as error:
             status = stdout.status()
             if debug and not status:
@@ -128,6 +173,9 @@ def main(words: list[str]) -> int:
 
 def _dispatch(words: list[str]) -> int:
     word = words[0] if words else ""
+    if word in ALIASES:
+        words = [*ALIASES[word], *words[1:]]
+        word = words[0]
     if word in VERBS:
         verb: int = import_module(f"sandbox.cli.{word}").main(words[1:])
         return verb
@@ -151,18 +199,27 @@ def _dispatch(words: list[str]) -> int:
         raise UsageError(
             f"unknown option {word!r} before the verb; options follow it, as in `sandbox run {word}`"
         )
-    raise UsageError(f"unknown verb {word!r}{nearest(word, [*VERBS, *_LATER])}")
+    raise UsageError(f"unknown verb {word!r}{nearest(word, [*VERBS, *ALIASES, *_LATER])}")
 
 
 def _help() -> str:
     return _HELP.format(verbs="\n".join(f"  {name:<9} {text}" for name, text in VERBS.items()))
 
 
-def _drop_stdout() -> None:
-    """Let the interpreter's own flush at exit succeed: stdout is gone, or full."""
+def _drop_what_stderr_has() -> None:
+    """Forget what can't be written to stderr, where the interpreter would fail, with a status of its own."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        _drop(2)
+
+
+def _drop(descriptor: int) -> None:
+    """Let the interpreter's own flush at exit succeed: *descriptor*'s file is gone, or full."""
     try:
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(null, 1)
+        os.dup2(null, descriptor)
         os.close(null)
     except OSError:
         return

@@ -29,7 +29,10 @@ def entry_of(prepared: Prepared, key: tuple[object, ...]) -> fast.Entry:
     entry.environment = prepared.environment
     entry.stamps = tuple(dict.fromkeys((*map(tuple, prepared.stamps), *_ourselves())))  # type: ignore[arg-type]
     entry.plan = prepared.static
-    entry.command = prepared.profile.command
+    settings = prepared.plan.settings
+    entry.command = prepared.profile.command or (settings.cmd if settings else ())
+    entry.entrypoint = settings.entrypoint if settings else ()
+    entry.leases = tuple(map(tuple, prepared.plan.leases))  # type: ignore[arg-type]
     entry.scratch = ""
     entry.cgroup = prepared.own_cgroup
     if prepared.plan.needs_scratch:

@@ -99,6 +99,11 @@ class Parser(argparse.ArgumentParser):
         words = iter(options)
         for word in words:
             value = next(words, None) if word in valued else None
+            if value == "--" or word.partition("=")[2] == "--" or (word[:2] in valued and word[2:] == "--"):
+                # argparse takes such a value for the end of the options, which it isn't here
+                raise UsageError(
+                    f"option {word.partition('=')[0]} needs a value, and `--` is none", self.verb
+                )
             if value is None:
                 joined.append(word)
             elif not value or value.startswith("="):
@@ -152,6 +157,7 @@ def call_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a call that runs something."""
     group = parser.add_argument_group("options of the call")
     group.add_argument("--report", metavar="FILE|fd:N", help="write the verdict there, as one line of JSON")
+    group.add_argument("--pcap", metavar="FILE", help="keep what passes through the network there (libpcap)")
     group.add_argument("--dry-run", action="store_true", help="show what would be done, and run nothing")
     group.add_argument(
         "-q", "--quiet", action="store_true", help="say nothing of how the command ended; only errors of ours"
@@ -159,9 +165,11 @@ def call_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--verbose", action="store_true", help="say on stderr what is being set up")
     habits = ("-i", "-t", "-it", "-ti", "--interactive", "--tty", "--rm")
     group.add_argument(*habits, action="store_true", dest="_habit", help=argparse.SUPPRESS)
-    for names, metavar in ((("--name",), "NAME"), (("--keep",), None), (("-d", "--detach"), None)):
-        keywords = {"metavar": metavar} if metavar else {"action": "store_true"}
-        group.add_argument(*names, help=argparse.SUPPRESS, dest="_" + names[-1][2:], **keywords)  # type: ignore[arg-type]
+    group.add_argument("--name", metavar="NAME", dest="_name", help="go on in the kept sandbox NAME")
+    group.add_argument(
+        "--keep", action="store_true", dest="_keep", help="keep what changes in the image, under --name"
+    )
+    group.add_argument("-d", "--detach", action="store_true", dest="_detach", help=argparse.SUPPRESS)
 
 
 def say(message: str) -> None:

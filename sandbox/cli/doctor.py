@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sandbox.cli.common import OURS, Parser, say
@@ -32,25 +33,37 @@ def main(arguments: list[str]) -> int:
     options = parser.parse(arguments)
 
     from sandbox import host
+    from sandbox.launch.doctor import doctor
 
-    checks = host.checks()
+    checks = doctor()
     if options.json:
         print(host.to_json(checks))
     else:
-        print("\n".join(line for check in checks for line in _lines(check)))
+        print("\n".join(_table(checks)))
     failed = [check.name for check in checks if check.required and not check.ok]
     if failed and not options.json:
         print(f"\n`sandbox run` does not work here: {', '.join(failed)}")
     return OURS if failed else 0
 
 
-def _lines(check: Check) -> list[str]:
+def _table(checks: Iterable[Check]) -> list[str]:
+    """What mends several rows is said once."""
+    lines: list[str] = []
+    mends: dict[str, str] = {}
+    for check in checks:
+        first = "" if check.ok else mends.setdefault(check.mend, check.name)
+        mend = check.mend if first in ("", check.name) else f"as for {first}"
+        lines += _lines(check, mend if check.mend else "")
+    return lines
+
+
+def _lines(check: Check, mend: str) -> list[str]:
     """One row of the table, and below it, where something is missing, what follows and what mends it."""
     mark = "ok" if check.ok else ("no" if check.required else "--")
     lines = _wrapped(check.detail, f"{mark:<3} {check.name:<16} ")
     if not check.ok:
         lines += _wrapped(check.consequence, _INDENT)
-        for number, line in enumerate(check.mend.splitlines()):  # not wrapped: it is to be copied
+        for number, line in enumerate(mend.splitlines()):  # not wrapped: it is to be copied
             lines.append(f"{'mend:' if number == 0 else '':>{len(_INDENT) - 1}} {line}")
     return lines
 

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     words, command = parser.split(arguments)
     options = parser.parse_options(words)
     prepared = prepared_for(options.profile, overrides_from(options))
-    return show(prepared, command or prepared.profile.command)
+    return show(prepared, prepared.argv(command))
 
 
 def show(prepared: Prepared, command: Sequence[str]) -> int:

@@ -17,12 +17,13 @@ import os
 import sys
 
 #: raised when entries or keys change their meaning
-VERSION = 2
+VERSION = 3
 #: larger entries are neither written nor read, bytes
 MAX_ENTRY = 16 << 20
 
 #: variables that a plan depends on: by which files are looked for, hidden or named in it
 INFLUENCES = (
+    "DBUS_SESSION_BUS_ADDRESS",
     "HOME",
     "KUBERNETES_SERVICE_HOST",
     "PATH",
@@ -43,12 +44,12 @@ _FLAGS = """
     -i --interactive -t --tty -it -ti --rm
 """
 _VALUED = """
-    -p --profile --report --name --require --image --root -v --bind --tmpfs -u --user
+    -p --profile --report --pcap --name --require --image --root -v --bind --tmpfs -u --user --entrypoint
     -m --memory --pids --cpus --timeout --cpu-time --disk --output
-    --net --publish --allow -e --env --env-file -w --workdir --hostname --cgroup-parent
+    --net --publish --activate --allow -e --env --env-file -w --workdir --hostname --cgroup-parent
 """
 FLAGS, VALUED = frozenset(_FLAGS.split()), frozenset(_VALUED.split())
-_SLOW = ("-h", "--help", "--dry-run", "--name", "--keep", "-d", "--detach")
+_SLOW = ("-h", "--help", "--pcap", "--dry-run", "--name", "--keep", "-d", "--detach")
 
 #: how the lines of proc(5)'s status begin that tell what this process may look at and make: ids,
 #: supplementary groups, capabilities, whether newuidmap can gain rights
@@ -62,6 +63,7 @@ _DOCTOR = "import sys; sys.path[:] = {}; from sandbox.cli.fast import main; sys.
 
 # Kinds of records (sandbox.wire.Kind), which would cost an import of enum.
 _ENVIRONMENT, _ARGV, _REPORT, _VERBOSITY, _DIAGNOSE, _SCRATCH = 10, 64, 68, 69, 70, 71
+_LEASE, _PCAP, _LOG, _DOOR = 79, 82, 83, 84
 
 _REGULAR, _DIRECTORY, _TYPE, _OTHERS = 0o100000, 0o040000, 0o170000, 0o077
 
@@ -69,11 +71,14 @@ _REGULAR, _DIRECTORY, _TYPE, _OTHERS = 0o100000, 0o040000, 0o170000, 0o077
 class Call:
     """What one call asks for besides the plan: read from its options alone."""
 
-    __slots__ = ("report", "verbosity")
+    __slots__ = ("door", "log", "pcap", "report", "verbosity")
 
     def __init__(self, verbosity: int = 1, report: str = "") -> None:
         self.verbosity = verbosity
         self.report = report
+        self.log = -1  # a descriptor, for what is kept of the run
+        self.door = -1  # and one that listens for who changes its ports
+        self.pcap: tuple[int, ...] = ()  # of a capture: its descriptor, and how much it has room for
 
 
 class Entry:
@@ -86,6 +91,8 @@ class Entry:
     stamps       of what the plan was made from, as `sandbox.plan.plan.FileStamp` has them
     plan         encoded, without environment
     command      what to run when the call names no command
+    entrypoint   what goes before it: an image's
+    leases       what is kept from being removed meanwhile (`sandbox.leases`): store, name, layers
     scratch      where to make a directory for overlays on disk, or ""
     cgroup       our own cgroup, where the plan is good for that alone, or ""
     """
@@ -93,8 +100,10 @@ class Entry:
     __slots__ = (
         "cgroup",
         "command",
+        "entrypoint",
         "environment",
         "key",
+        "leases",
         "names",
         "plan",
         "prefixes",
@@ -111,6 +120,8 @@ class Entry:
     stamps: tuple[tuple[str, int, int, int], ...]
     plan: bytes
     command: tuple[str, ...]
+    entrypoint: tuple[str, ...]
+    leases: tuple[tuple[str, str, tuple[str, ...]], ...]
     scratch: str
     cgroup: str
 
@@ -154,9 +165,12 @@ def run(arguments: list[str]) -> None:
     entry = read(directory, file_name(key)) if call is not None else None
     if call is None or entry is None or entry.key != key or not current(entry):
         return
-    argv = command or entry.command
-    if argv and not _has_leftovers(entry.scratch):
-        launch(entry, argv, call)
+    argv = (*entry.entrypoint, *(command or entry.command))
+    if not argv or _has_leftovers(entry.scratch):
+        return
+    leases = take_leases(entry) if entry.leases else []
+    if leases is not None:
+        launch(entry, argv, call, leases)
 
 
 def split(
@@ -243,7 +257,13 @@ def key_of(options: list[str]) -> tuple[object, ...]:
         (sys.executable, sys.prefix, sys.argv[:1]),  # protected, as what the next call executes
         tuple([os.environ.get(name) for name in INFLUENCES]),
         tuple(options),
+        _reported(options),  # protected, too
     )
+
+
+def _reported(options: list[str]) -> str:
+    call = call_of(options)
+    return report_path(call.report) if call else ""
 
 
 def file_name(key: tuple[object, ...]) -> str:
@@ -337,7 +357,24 @@ def stamp(path: str, entries: bool = False) -> tuple[str, int, int, int]:
     return path, status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def launch(entry: Entry, argv: "list[str] | tuple[str, ...]", call: Call) -> None:
+def take_leases(entry: Entry) -> "list[int] | None":
+    """Descriptors that keep the layers of *entry*; None when some are gone. The one import that only images
+    cost."""
+    from sandbox.leases import take
+
+    fds = []
+    for lease in entry.leases:
+        fds.append(take(*lease))
+        if fds[-1] < 0:
+            for fd in fds[:-1]:
+                os.close(fd)
+            return None
+    return [above_stdio(fd) for fd in fds]
+
+
+def launch(
+    entry: Entry, argv: "list[str] | tuple[str, ...]", call: Call, leases: "list[int] | tuple[int, ...]" = ()
+) -> None:
     """Become the supervisor: fill the slots, put the plan into a memfd, and exec the helper.
 
     Returns only by an exception.
@@ -357,6 +394,13 @@ def launch(entry: Entry, argv: "list[str] | tuple[str, ...]", call: Call) -> Non
     ]
     if call.report:
         records.append((_REPORT, (open_report(call.report),)))
+    if call.log >= 0:
+        records.append((_LOG, (call.log,)))
+    if call.door >= 0:
+        records.append((_DOOR, (call.door,)))
+    if call.pcap:
+        records.append((_PCAP, call.pcap))
+    records += [(_LEASE, (fd,)) for fd in leases]
     if entry.scratch:
         records.append((_SCRATCH, (make_scratch(entry.scratch),)))
     plan = memory_file(extend(entry.plan, records))
@@ -381,20 +425,55 @@ def report_flags(report: str) -> int:
     return os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | follow
 
 
+def report_path(report: str) -> str:
+    """The file that is behind a report named by its descriptor, which the shell may have opened where the
+    command can write; "" when it is no file, or the report is not named so."""
+    if report in ("/dev/stdout", "/dev/stderr"):
+        number = "1" if report == "/dev/stdout" else "2"
+    elif report[:3] == "fd:" or report.startswith(("/dev/fd/", "/proc/self/fd/")):
+        number = report.rpartition("/")[2].rpartition(":")[2]
+    else:
+        return ""
+    try:
+        path = os.readlink("/proc/self/fd/" + number)
+        return path if path[:1] == "/" and os.path.samestat(os.stat(int(number)), os.stat(path)) else ""
+    except (OSError, ValueError):
+        return ""
+
+
 def open_report(report: str) -> int:
     """The descriptor that `--report` names: a new or emptied file, or fd:N.
 
     Raises:
-        OSError: it can't be opened, or is not open.
+        OSError: it can't be opened, or is not open; EMLINK: it has another name, by which the command could
+            write to it.
     """
     if report[:3] == "fd:":
         fd = int(report[3:])
+        refuse_names(fd)
         os.set_inheritable(fd, True)
         return fd
-    fd = above_stdio(os.open(report, report_flags(report) | os.O_TRUNC, 0o666))
+    fd = above_stdio(os.open(report, report_flags(report), 0o666))
+    if refuse_names(fd):
+        os.ftruncate(fd, 0)
     os.set_blocking(fd, True)
     os.set_inheritable(fd, True)
     return fd
+
+
+def refuse_names(fd: int) -> bool:
+    """Whether *fd* is a regular file. Its name is protected, but a hard link that an earlier command left
+    where this one may write would be another.
+
+    Raises:
+        OSError: EMLINK, for a file with several names.
+    """
+    status = os.fstat(fd)
+    if status.st_mode & _TYPE != _REGULAR:
+        return False
+    if status.st_nlink > 1:
+        raise OSError(31, "it has other names (hard links), by which the command could write to it")
+    return True
 
 
 def make_scratch(parent: str) -> str:
@@ -402,26 +481,24 @@ def make_scratch(parent: str) -> str:
 
     Its name says whose it is (see `_has_leftovers`).
     """
-    with open("/proc/self/stat", "rb", 0) as file:
-        started = file.read(4096).rpartition(b")")[2].split()[19].decode()
-    path = f"{parent}/{_pid_namespace()}-{os.getpid()}-{started}-{os.urandom(4).hex()}"
+    from sandbox.owners import new_name
+
+    path = f"{parent}/{new_name()}"
     os.mkdir(path, 0o700)
     return path
 
 
 def _has_leftovers(scratch: str) -> bool:
     """Whether *scratch* has a directory of a process that is gone: the slow path removes those. Those
-    of other pid namespaces are not ours to judge (see `sandbox.launch.scratch`)."""
+    elsewhere are not ours to judge (see `sandbox.owners`)."""
     names = os.listdir(scratch) if scratch else []
     if not names:
         return False
-    ours = f"{_pid_namespace()}-"
+    from sandbox.owners import place
+
+    ours = f"{place()}-"
     owners = [name[len(ours) :].partition("-")[0] for name in names if name.startswith(ours)]
     return any(not os.path.exists("/proc/" + pid) for pid in owners)
-
-
-def _pid_namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def memory_file(data: bytes) -> int:

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import stat
-from errno import EISDIR, ELOOP, ENOENT, ENXIO, errorcode
+from errno import EISDIR, ELOOP, EMLINK, ENOENT, ENXIO, errorcode
 
 from sandbox.cli import fast
 from sandbox.cli.common import UsageError
@@ -36,6 +36,7 @@ def make_ready(report: str) -> str:
         if not report:
             raise ValueError
         descriptor = os.open(report, fast.report_flags(report), 0o666)
+        fast.refuse_names(descriptor)
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             os.set_blocking(descriptor, True)
             return f"fd:{fast.above_stdio(descriptor)}"
@@ -54,11 +55,15 @@ def _check_descriptor(report: str) -> None:
         raise ValueError
     if fcntl.fcntl(int(number), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise OSError(0, "it is open for reading only")
+    fast.refuse_names(int(number))
 
 
 def _explain(report: str, error: OSError) -> tuple[str, str]:
     """Why the report can't be written, and what mends it."""
     why = error.strerror or str(error)
+    if error.errno == EMLINK:
+        path = fast.report_path(report) or report
+        return why, f"rm {quote(path)}    (its other names keep what is in it)"
     if report.startswith("fd:"):
         return why, f"open it for writing, as in: {report[3:]}> verdict.json"
     if error.errno == ELOOP and os.path.islink(report):
@@ -68,6 +73,9 @@ def _explain(report: str, error: OSError) -> tuple[str, str]:
         return "it is a FIFO that nobody reads", f"start its reader first, as in: cat {quote(report)} &"
     if error.errno == EISDIR:
         return why, f"--report {quote(os.path.join(report, 'verdict.json'))}"
+    opened = {"/dev/stdout": "1", "/dev/stderr": "2"}.get(report, os.path.basename(report))
+    if report.startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/")) and opened.isdecimal():
+        return why, f"--report fd:{opened}    (which writes to it without opening it again)"
     directory = os.path.dirname(report) or "."
     if error.errno == ENOENT:
         return why, f"mkdir -p {quote(directory)}"

@@ -34,13 +34,13 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_options(words)
     if rest:
         raise NotAvailableError(
-            f"named sandboxes are not available yet, so there is no {rest[0]!r} to enter",
-            f"`sandbox shell` without a name, or `sandbox run -- {' '.join(rest)}` to run a command",
+            f"entering a sandbox that runs is not available yet, so {rest[0]!r} can't be entered",
+            f"a kept sandbox: `sandbox shell --name {rest[0]}`; a command: `sandbox run -- {' '.join(rest)}`",
         )
     overrides = _marked(overrides_from(options))
     shells = [os.environ.get("SHELL", ""), "/bin/bash", "/usr/bin/bash"]
     command = ["/bin/sh", "-c", _SCRIPT, "sandbox", *[shell for shell in shells if shell.startswith("/")]]
-    return execute(options, command, overrides)
+    return execute(options, command, overrides, entered=False)
 
 
 def _marked(overrides: Mapping[str, object]) -> dict[str, object]:

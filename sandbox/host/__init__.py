@@ -1,7 +1,7 @@
 """What this machine can do: facts for a launch, trials for `doctor`.
 
 `probe()` is what a launch calls: it starts nothing unless an answer is asked for that is not cached.
-`checks()` is all of `doctor`, found by really doing each thing once. `explain()` finds the row that
+`examine()` is what `doctor` finds by really doing each thing once. `explain()` finds the row that
 explains a failed set-up. The parts: `facts` and `delegation` (cheap), `trials` (the helper, with tiny
 plans), `tools` and `cgroups` (what else there is), `cache`, `doctor` (the rows, in order).
 """
@@ -13,13 +13,30 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from sandbox.host.facts import gather
-from sandbox.host.model import Cgroup, Check, Host, IdMap, Range
+from sandbox.host.model import Cgroup, Check, Host, IdMap, Network, Range
 
-__all__ = ["Cgroup", "Check", "Host", "IdMap", "Range", "checks", "explain", "probe", "to_json"]
+__all__ = [
+    "Cgroup",
+    "Check",
+    "Host",
+    "IdMap",
+    "Network",
+    "Range",
+    "checks",
+    "examine",
+    "explain",
+    "probe",
+    "to_json",
+]
 
 
 def probe(
-    refresh: bool = False, *, need: Collection[str] = (), cgroup: str = "", alone: bool = False
+    refresh: bool = False,
+    *,
+    need: Collection[str] = (),
+    cgroup: str = "",
+    alone: bool = False,
+    network: str = "",
 ) -> Host:
     """The machine, for a launch.
 
@@ -28,7 +45,7 @@ def probe(
     good one; a bad one is never believed without trying again. *refresh* tries all of *need* anew,
     or, when it is empty, everything that a launch can ask for. *cgroup* asks for `Host.cgroup`:
     "auto", "none" or a directory; with *alone* for this process itself, which becomes the supervisor
-    (see `delegation.discover`).
+    (see `delegation.discover`). *network* asks for `Host.network`, with that backend or "auto".
 
     Raises nothing: what does not work is a row in `Host.checks` with `ok` False.
     """
@@ -42,6 +59,10 @@ def probe(
 
         place = discover(cgroup, alone=alone, container=host.container, user=host.user)
         host = replace(host, cgroup=place)
+    if network:
+        from sandbox.host.network import discover as look
+
+        host = replace(host, network=look(network))
     if not need and not refresh:
         return host
     from sandbox.host import cache
@@ -67,11 +88,17 @@ def _works(rows: dict[str, Check], name: str) -> bool:
     return name not in rows or rows[name].ok
 
 
-def checks() -> tuple[Check, ...]:
-    """All rows of `sandbox doctor`, in order. Starts programs; takes about a second; raises nothing."""
+def examine() -> tuple[tuple[Check, ...], Host]:
+    """What works on this machine, a row each, in order; and the machine, with a cgroup that was tried.
+    Starts programs; takes about a second; raises nothing. `sandbox.doctor` has rows for limits, too."""
     from sandbox.host import doctor
 
-    return doctor.checks()
+    return doctor.examine()
+
+
+def checks() -> tuple[Check, ...]:
+    """The rows of `examine` alone."""
+    return examine()[0]
 
 
 def explain(operation: str, errno_name: str, message: str) -> Check | None:

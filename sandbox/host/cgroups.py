@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from sandbox.host.delegation import CONTROLLERS, Machine, bus_path, discover
 from sandbox.host.model import Cgroup, Check
 from sandbox.host.tools import Runner, output
 from sandbox.host.undelegated import KINDS
 
-__all__ = ["cgroup", "user_manager"]
+__all__ = ["cgroup", "tried", "user_manager"]
 
 #: without these `memory`, `pids` and `cpus` are best-effort or can't be had
 _NEEDED = CONTROLLERS[:3]
@@ -51,7 +52,7 @@ def _can_make(directory: str) -> bool:
     return True
 
 
-def cgroup(
+def tried(
     container: str,
     *,
     user: str = "",
@@ -59,28 +60,38 @@ def cgroup(
     run: Runner = output,
     parent: str = "auto",
     environ: Mapping[str, str] = os.environ,
-) -> Check:
-    """A cgroup of our own, found as a launch finds it and then tried, with which controllers."""
+) -> Cgroup:
+    """Where a launch would make cgroups, after trying it: of kind "none" when it does not work."""
     here = machine or Machine.look(alone=True)
     found = discover(parent, alone=True, environ=environ, container=container, user=user, machine=here)
-    got: tuple[str, ...] | None = found.controllers
     if found.kind == "systemd":
         got = _controllers_by_systemd(here.mount, run)
-    elif found.kind == "none" or not _can_make(here.root + found.place):
-        got = None
-    how = _how(found) if got is not None else "no cgroup of our own"
-    states = ", ".join(f"{name} {'yes' if name in (got or ()) else 'no'}" for name in CONTROLLERS)
+        if got is None:
+            return replace(
+                found,
+                kind="none",
+                controllers=(),
+                reason="systemd refuses a delegated scope",
+                mend=_refused(here, user),
+            )
+        return replace(found, controllers=got)
+    if found.kind != "none" and not _can_make(here.root + found.place):
+        reason = found.reason or f"no cgroup can be made in {found.place}"
+        return replace(found, kind="none", controllers=(), reason=reason)
+    return found
+
+
+def cgroup(found: Cgroup, machine: Machine | None = None) -> Check:
+    """The row about *found*, which was `tried`."""
+    here = machine or Machine.look(alone=True)
+    how = "no cgroup of our own" if found.kind == "none" else _how(found)
+    states = ", ".join(f"{name} {'yes' if name in found.controllers else 'no'}" for name in CONTROLLERS)
     own = here.own.removeprefix(here.mount) or "/" if here.own else "none"
     detail = f"{KINDS[here.kind]}; own cgroup {own}, {how}: {states}" if here.mount else KINDS[here.kind]
-    reason = found.reason
-    if found.kind == "systemd" and got is None:
-        reason, mend = "systemd refuses a delegated scope", _refused(here, user)
-    else:
-        mend = found.mend
-    if reason and reason not in detail:
-        detail += f" ({reason})"
-    ok = not set(_NEEDED) - set(got or ())
-    return Check("cgroup", ok, False, detail, _CONSEQUENCE, mend)
+    if found.reason and found.reason not in detail:
+        detail += f" ({found.reason})"
+    ok = not set(_NEEDED) - set(found.controllers)
+    return Check("cgroup", ok, False, detail, _CONSEQUENCE, found.mend)
 
 
 def _how(found: Cgroup) -> str:

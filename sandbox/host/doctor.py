@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import replace
 
 from sandbox import words
-from sandbox.host import cache, causes, cgroups, tools, trials
+from sandbox.host import cache, causes, cgroups, network, tools, trials
 from sandbox.host import rows as plain
 from sandbox.host.facts import Facts, gather
-from sandbox.host.model import Check
+from sandbox.host.model import Check, Host
 
-__all__ = ["checks", "explain", "to_json"]
+__all__ = ["examine", "explain", "to_json"]
 
 
-def checks() -> tuple[Check, ...]:
-    """Every row, in the order in which they are worth reading: the required ones first."""
+def examine() -> tuple[tuple[Check, ...], Host]:
+    """Every row, in the order in which they are worth reading, the required ones first; and the machine
+    with the cgroup that it really gives."""
     from sandbox import paths
 
     helper = paths.helper()
     found = gather(helper=helper)
     container = found.host.container
     tried = _tried(found, helper)
-    return (
+    parent = os.environ.get("SANDBOX_CGROUP_PARENT") or "auto"
+    place = cgroups.tried(container, user=found.host.user, parent=parent)
+    rows = (
         plain.kernel(found.host),
         helper_row(helper),
         tried["userns"],
@@ -37,9 +41,11 @@ def checks() -> tuple[Check, ...]:
         tools.pasta(),
         tools.slirp4netns(),
         tools.nft(),
+        tools.network(network.discover("auto")),
         cgroups.user_manager(found.host.user),
-        cgroups.cgroup(container, user=found.host.user),
+        cgroups.cgroup(place),
     )
+    return rows, replace(found.host, cgroup=place)
 
 
 def _tried(found: Facts, helper: str) -> dict[str, Check]:

@@ -98,6 +98,7 @@ def gather(*, root: str = "", environ: Mapping[str, str] = os.environ, helper: s
         machine_root=_machine_root(root),
         capabilities=int(status.get("CapEff", "0"), 16),
         core_handler=core_handler(root),
+        inotify=(_inotify(root, "max_user_instances"), _inotify(root, "max_user_watches")),
     )
     problems = (
         *(f"/etc/subuid {text}" for text in uids.problems),
@@ -116,6 +117,11 @@ def core_handler(root: str = "") -> str:
     """`Host.core_handler`, which may change at any time."""
     first = read(f"{root}/proc/sys/kernel/core_pattern")[:1]
     return first if first in ("|", "@") else ""
+
+
+def _inotify(root: str, name: str) -> int:
+    value = read(f"{root}/proc/sys/fs/inotify/{name}").strip()
+    return int(value) if value.isascii() and value.isdigit() else 0
 
 
 def _version(release: str) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-__all__ = ["Cgroup", "Check", "Host", "IdMap", "Range"]
+__all__ = ["Cgroup", "Check", "Host", "IdMap", "Network", "Range"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,6 +80,31 @@ class Cgroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """What a sandbox's own network can be made with (`sandbox.host.network`). `backend` is "pasta",
+    "slirp4netns" or "", `path` and `nft` those of programs; `reason` says what is missing, and `mend` what
+    to do about it."""
+
+    backend: str = ""
+    path: str = ""
+    #: whether pasta is of 2024-08 or newer, and when it was made ("2023-03"), if it says so
+    modern: bool = False
+    date: str = ""
+    #: a pasta that is there and was not taken, since it is older
+    old: str = ""
+    nft: str = ""
+    #: whether the kernel has IPv6
+    ipv6: bool = True
+    #: of the host's resolv.conf(5), and where that really is
+    name_servers: tuple[str, ...] = ()
+    resolv_conf: str = ""
+    reason: str = "it was not looked for"
+    mend: str = ""
+    #: files by which the answer can be seen to have changed
+    watched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """What this machine can do, for this user.
 
@@ -110,9 +135,12 @@ class Host:
     #: how kernel.core_pattern begins where core dumps go to a program (core(5)): "|" to one that the kernel
     #: starts, "@" to a socket (Linux 6.16); "" for files
     core_handler: str = ""
+    #: fs.inotify.max_user_instances and max_user_watches: a user's own, of which sandboxes take a part
+    inotify: tuple[int, int] = (0, 0)
     overlay: bool = True
     proc: bool = True
     #: looked for only when asked for (`sandbox.host.probe`)
     cgroup: Cgroup = Cgroup()
+    network: Network = Network()
     checks: Mapping[str, Check] = field(default_factory=lambda: MappingProxyType({}))
     key: str = ""

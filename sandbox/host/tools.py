@@ -4,7 +4,6 @@ slirp4netns, nftables. Each is opened or started here; nothing of this is needed
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
@@ -13,12 +12,13 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 from sandbox.host.causes import options
-from sandbox.host.model import Check
+from sandbox.host.model import Check, Network
 
 __all__ = [
     "PASTA_DATE",
     "Runner",
     "fuse",
+    "network",
     "nft",
     "output",
     "pasta",
@@ -47,13 +47,25 @@ def output(args: Sequence[str]) -> tuple[int, str] | None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C"},
+            env=_environment(),
             timeout=_TIMEOUT,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.returncode, done.stdout.decode(errors="replace")
+
+
+def _environment() -> dict[str, str]:
+    """What such a program gets of the caller's environment: what plans may depend on, and no LD_PRELOAD."""
+    environ = os.environ
+    found = {
+        "DBUS_SESSION_BUS_ADDRESS": environ.get("DBUS_SESSION_BUS_ADDRESS", ""),
+        "HOME": environ.get("HOME", ""),
+        "PATH": environ.get("PATH", ""),
+        "XDG_RUNTIME_DIR": environ.get("XDG_RUNTIME_DIR", ""),  # where the user's systemd is asked
+    }
+    return {"LC_ALL": "C", **{name: value for name, value in found.items() if value}}
 
 
 def _version(text: str) -> str:
@@ -151,24 +163,32 @@ def slirp4netns(*, run: Runner = output) -> Check:
     return Check("slirp4netns", bool(found), False, detail, consequence, mend)
 
 
-def nft(*, run: Runner = output, load: Callable[[str], object] = ctypes.CDLL) -> Check:
-    """nftables: the program or the library, and a kernel that takes a table in a namespace of ours."""
+def nft(*, run: Runner = output) -> Check:
+    """nftables: the program, and a kernel that takes a table in a namespace of ours."""
     done = run(["nft", "--version"])
-    found = [f"nft {_version(done[1])}"] if done and done[0] == 0 else []
-    try:
-        load("libnftables.so.1")
-        found.append("libnftables")
-    except OSError:
-        pass
+    found = bool(done and done[0] == 0)
     mend = "" if found else "sudo apt install nftables"
-    detail = ", ".join(found) or "neither nft nor libnftables is installed"
+    detail = f"nft {_version(done[1])}" if found and done else "not installed"
     unshare = ["unshare", "--user", "--map-root-user", "--net"]
     tried = None
-    if done and run([*unshare, "true"]) == (0, ""):
+    if found and run([*unshare, "true"]) == (0, ""):
         tried = run([*unshare, "nft", "add table inet t"])
     if tried and tried[0] != 0:
         mend = "sudo modprobe nf_tables  (or a kernel with CONFIG_NF_TABLES_INET)"
         detail += f"; the kernel takes no table: {' '.join(tried[1].split())[:200]}"
     elif tried:
         detail += "; a table can be made in a namespace"
-    return Check("nft", not mend, False, detail, "no `net.allow`, no `net.deny`, no named networks", mend)
+    return Check("nft", not mend, False, detail, 'no `net = "user"`: nothing keeps it from the host', mend)
+
+
+def network(found: Network) -> Check:
+    """What `net.backend = "auto"` takes here, and why. *found* is `sandbox.host.network.discover("auto")`."""
+    if found.reason:
+        detail = found.reason
+    elif found.backend == "pasta":
+        detail = f"{found.path}, of {PASTA_DATE} or newer"
+    elif found.old:
+        detail = f"{found.path}; {found.old} is older than {PASTA_DATE}"
+    else:
+        detail = f"{found.path}; pasta is not installed"
+    return Check("net-user", not found.reason, False, detail, 'no `net = "user"`', found.mend)

@@ -243,7 +243,7 @@ def _try_overlay(found: Facts, helper: str) -> Outcome | str:
     problems: list[tuple[str, Outcome]] = []
     with contextlib.suppress(OSError):
         os.makedirs(paths.cache_dir(), mode=0o700, exist_ok=True)
-    for place in (paths.cache_dir(), "/dev/shm", os.environ.get("TMPDIR") or "/tmp"):
+    for place in (paths.cache_dir(), "/dev/shm", "/tmp"):
         try:
             with _two_lowers(place) as (top, bottom, marked):
                 outcome = _overlay_of(found, helper, top, bottom, marked=marked)
@@ -254,7 +254,7 @@ def _try_overlay(found: Facts, helper: str) -> Outcome | str:
         problems.append((place, outcome))
     if problems:
         return problems[0][1]
-    return Outcome(-1, "", "", "no directory to try in: set TMPDIR to one that you can write")
+    return Outcome(-1, "", "", "no directory to try in: /tmp is not yours to write")
 
 
 def _overlay_of(found: Facts, helper: str, top: str, bottom: str, *, marked: bool) -> Outcome | str:

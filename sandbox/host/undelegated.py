@@ -51,13 +51,14 @@ def explain(here: Machine, found: Cgroup, *, container: str = "", user: str = ""
         return KINDS["none"], options(container, "cgroup") or "sudo mount -t cgroup2 cgroup2 /sys/fs/cgroup"
     if not missing:
         return _no_controller(absent)
+    also = f"; {_no_controller(absent)[0]}" if absent else ""
     if found.kind == "systemd":
-        reason = f"systemd does not delegate {', '.join(missing)}"
+        reason = f"systemd does not delegate {', '.join(missing)}{also}"
         return reason, _DROP_IN_MEND.format(uid=here.uid) if here.uid else _NO_SCOPE_MEND
     if found.kind != "none":
         above = os.path.dirname(found.place) if found.place != here.mount else found.place
         names = " ".join(f"+{name}" for name in missing)
-        reason = f"{found.place} was not given {', '.join(missing)}"
+        reason = f"{found.place} was not given {', '.join(missing)}{also}"
         return reason, f"echo {names} | sudo tee {above}/cgroup.subtree_control"
     return _nowhere(here, container, user)
 

@@ -7,6 +7,17 @@ is in `sandbox.host`. Ranges that only NSS knows (`subid:` in nsswitch.conf) are
 from __future__ import annotations
 
 from sandbox.host.model import IdMap, Range
-from sandbox.ids.maps import SIZE, IdPlan, plan_ids
+from sandbox.ids.maps import SIZE, SLICE, IdPlan, as_user, is_shared, plan_ids, server, slices
 
-__all__ = ["SIZE", "IdMap", "IdPlan", "Range", "plan_ids"]
+__all__ = [
+    "SIZE",
+    "SLICE",
+    "IdMap",
+    "IdPlan",
+    "Range",
+    "as_user",
+    "is_shared",
+    "plan_ids",
+    "server",
+    "slices",
+]

@@ -9,6 +9,7 @@ supervisor answers.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -31,6 +32,7 @@ __all__ = [
     "in_memory",
     "pair",
     "parts",
+    "scarce",
     "spawn",
 ]
 
@@ -116,7 +118,7 @@ def parts(plan: bytes) -> Iterator[tuple[socket.socket, int, int, int]]:
             given.callback(os.close, memory)
         except OSError as error:
             said = f"cannot start a sandbox: {error.strerror}"
-            raise SetupError(said, errno=error.errno or 0) from error
+            raise SetupError(said, scarce(error.errno), errno=error.errno or 0) from error
         yield control, memory, theirs, lifeline
         undo.pop_all()
 
@@ -228,12 +230,28 @@ def in_memory(data: bytes) -> int:
     return fd
 
 
+def scarce(number: int | None) -> str | None:
+    """What mends an error of that number, when a limit on the caller's own process is what was met."""
+    return _SCARCE.get(number or 0)
+
+
+_SCARCE = {
+    errno.EFBIG: "raise the limit on the size of files: ulimit -f unlimited",
+    errno.EMFILE: "raise the limit on open files (ulimit -n), or run fewer at once",
+    errno.ENFILE: "close something: no process here can open another file (sysctl fs.file-max)",
+    errno.EAGAIN: "raise the limit on processes (ulimit -u), or run fewer at once",
+    errno.ENOMEM: "raise the limit on memory (ulimit -v unlimited), or make room",
+}
+
+
 def _spawn_error(path: str, error: OSError) -> SetupError:
     mend = None
     if isinstance(error, FileNotFoundError):
         mend = "reinstall sandbox: its helper executable is missing"
     elif isinstance(error, PermissionError):
         mend = f"chmod a+x {path}   (and a file system that is not mounted noexec)"
+    else:
+        mend = scarce(error.errno)
     return SetupError(
         f"cannot start {path}: {error.strerror}",
         mend,

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import resource
+import select
 import socket
 import threading
 import weakref
@@ -35,6 +36,8 @@ _MAX_FDS = 16
 _ROOM = 64
 #: how long a broker may take to come or go, seconds
 _PATIENCE = 10.0
+#: how long a request may wait for somebody who takes it, seconds; for who is slow, not for who is stopped
+_UNTAKEN = 3.0
 #: who may have fewer processes or namespaces than this has none to spare
 _PLENTY = 256
 #: of /proc/PID/status, the lines about what a process hands on
@@ -62,7 +65,7 @@ class Brokered:
             return self._native.start(plan, fds, own_group=False)
         inherited = _inherited()
         broker = self._broker
-        if broker is not None and broker.inherited == inherited:
+        if broker is not None and broker.inherited == inherited and not broker.retired:
             started = broker.start(plan, fds)
             if started is not None:
                 self._last = inherited
@@ -138,28 +141,54 @@ class _Broker:
         """Start a supervisor as `Backend` does; None when there is none to be had, and none began."""
         numbers = list(dict.fromkeys(fds))
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if self._socket is None or len(numbers) > _MAX_FDS - 3 or max(numbers, default=0) > most - _ROOM:
+        if self._socket is None or len(numbers) > _MAX_FDS - 4 or max(numbers, default=0) > most - _ROOM:
             return None
+        try:
+            ticket = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            return self._request(plan, numbers, ticket)
+        finally:
+            os.close(ticket)
+
+    def _request(self, plan: bytes, numbers: list[int], ticket: int) -> Started | None:
+        """Ask for a supervisor that has *numbers*, and takes the *ticket* before it does anything."""
+        assert self._socket is not None
         with parts(plan) as (control, memory, *ours):
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [memory, *ours, *numbers]))]
+            given = array("i", [memory, ticket, *ours, *numbers])
             flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
             try:
-                self._socket.sendmsg([array("i", [-1, *ours, *numbers])], ancillary, flags)
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, given)]
+                self._socket.sendmsg([array("i", [-1, -1, *ours, *numbers])], ancillary, flags)
             except OSError as error:  # or it has much to do, or there are many descriptors on their way
-                self.retired = error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+                self.retired |= error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
                 control.close()
                 return None
         # Whoever takes it says so first of all, and nothing has happened until then. With our copy of
         # its end closed, an end of file tells that nobody has, or lived long enough to.
         try:
-            helper = _introduction(control)
+            helper = self._taker(control, ticket)
         except BaseException:
+            _take(ticket)
             control.close()
             raise
         if helper is None:
             control.close()
             return None
         return Started(control, helper)
+
+    def _taker(self, control: socket.socket, ticket: int) -> Child | None:
+        """Who has taken a request; None when nobody has, and nobody will. A broker that nobody hears from is
+        given up: it may be stopped."""
+        waiting = select.poll()
+        waiting.register(control, select.POLLIN)
+        if not waiting.poll(_UNTAKEN * 1000) and _take(ticket):
+            self.retired = True
+            if self.process is not None:
+                self.process.kill()
+            return None
+        return _introduction(control)
 
     def end(self) -> None:
         """Let it go, and wait until it is gone. Sandboxes that run are not concerned."""
@@ -179,6 +208,14 @@ def _let_go(control: socket.socket, process: Child, owner: int) -> None:
     if owner == os.getpid() and not process.wait(_PATIENCE):
         process.kill()
         process.wait()
+
+
+def _take(ticket: int) -> bool:
+    """Whether nobody had taken it, and now nobody can: an eventfd(2), so that only one does."""
+    try:
+        return os.eventfd_read(ticket) == 1
+    except BlockingIOError:
+        return False
 
 
 def _introduction(control: socket.socket) -> Child | None:

@@ -20,14 +20,17 @@ import time
 import weakref
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SetupError
 from sandbox.launch.backend import Helper, in_memory
 from sandbox.launch.streams import Pump
 from sandbox.wire import Kind, Record, encode
+
+if TYPE_CHECKING:
+    from sandbox.net.published import Inside
 
 __all__ = ["Channel", "Event", "Mailbox"]
 
@@ -75,8 +78,14 @@ class Channel:
     def __init__(self, control: socket.socket, helper: Helper) -> None:
         self.helper = helper
         self.ready = False
+        #: what asks a command to end
+        self.stop_signal = 15
+        #: its published ports when it was ready, as the supervisor lists them
+        self.ports: Sequence[Sequence[Any]] = ()
         #: the supervisor's error event: the set-up failed, and nothing ran
         self.error: Event | None = None
+        #: where published ports lead, where only the launch could say it
+        self.inside: Inside | None = None
         #: the supervisor said good-bye, or is gone
         self.ended = False
         self._socket = control
@@ -122,7 +131,8 @@ class Channel:
         except OSError as error:
             gone = error.errno in _GONE
             said = "the sandbox has ended" if gone else f"cannot send to the sandbox: {error.strerror}"
-            raise SetupError(said, errno=error.errno or 0) from error
+            mend = "open another Sandbox" if gone else None
+            raise SetupError(said, mend, errno=error.errno or 0) from error
         finally:
             if memory >= 0:
                 os.close(memory)
@@ -136,7 +146,7 @@ class Channel:
             while reason is not None:
                 self._receive(waker)
                 if self.ended:
-                    raise SetupError("the sandbox has ended")
+                    raise SetupError("the sandbox has ended", "open another Sandbox")
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise reason
@@ -276,6 +286,7 @@ class Channel:
         name, box = event["event"], self._boxes.get(event.get("id", -1))
         if name == "ready":
             self.ready = True
+            self.ports = event.get("ports", ())
         elif name == "error":
             self.error = event
         elif name == "end":

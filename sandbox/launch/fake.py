@@ -11,6 +11,7 @@ Nothing is isolated and no limit is held.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -85,6 +86,7 @@ class _Supervisor:
         self._control = control
         self._run = run
         self._gone = threading.Event()
+        self._ports: list[list[Any]] = []
         self._files = tempfile.TemporaryDirectory(prefix="sandbox-fake-")
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -132,7 +134,22 @@ class _Supervisor:
             self._send(event="stats", id=_integers(fields[:1])[0], cpu=0.0, memory=0, pids=0)
         elif kind in (Kind.FREEZE, Kind.SET):
             self._send(event="done", id=_integers(fields[:1])[0], errno=0)
+        elif kind in (Kind.FORWARD, Kind.UNFORWARD):
+            self._forward(kind, fields)
         return kind != Kind.CLOSE
+
+    def _forward(self, kind: int, fields: tuple[bytes, ...]) -> None:
+        """Only what is listed: nothing is forwarded."""
+        number, port, inner = _integers((fields[0], fields[3], fields[4]))
+        wanted = [os.fsdecode(fields[1]), os.fsdecode(fields[2]), port, inner]
+        known = wanted in self._ports
+        if kind == Kind.UNFORWARD and known:
+            self._ports.remove(wanted)
+        elif kind == Kind.FORWARD and not known:
+            self._ports.append([*wanted[:2], port or 49152 + len(self._ports), inner])
+        wrong = known == (kind == Kind.FORWARD)
+        failure = errno.EADDRINUSE if kind == Kind.FORWARD else errno.ENOENT
+        self._send(event="ports", id=number, errno=failure if wrong else 0, ports=self._ports)
 
     def _spawn(self, fields: tuple[bytes, ...], streams: list[int]) -> None:
         number, count = _integers(fields[:2])

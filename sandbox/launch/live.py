@@ -101,6 +101,8 @@ def parse(name: str, value: object) -> Any:
 
     if name not in (*cgroup.LIVE, "cpu_time"):
         known = ", ".join((*cgroup.LIVE, "cpu_time"))
+        if f"limits.{name}" not in BY_KEY:
+            raise ProfileError(f"there is no limit {name!r} that could be changed", f"one of {known}")
         raise RequirementError(f"limits.{name} can't be changed while the sandbox runs", f"one of {known}")
     try:
         return None if value is None else BY_KEY[f"limits.{name}"].kind.parse(value)
@@ -122,6 +124,8 @@ def refused(change: Change, number: int) -> RequirementError:
     elif number == errno.ENOENT:
         why = f"its cgroup lacks the {change.file.partition('.')[0]} controller"
         mend = "sandbox doctor   (says why)"
+    elif number == errno.EBUSY and change.limit == "memory":
+        why = "more is in use, and not by processes: by files in memory"
     elif number == errno.ENODEV:
         why = "not all of these CPUs are ours to use"
     return RequirementError(f"limits.{change.limit} can't be changed: {why}", mend)

@@ -36,6 +36,20 @@ class Overrides(TypedDict, total=False):
     cgroup_parent: str
     require: Sequence[str]
     net: str
+    #: who connects the network "user"
+    net_backend: str
+    #: "[IP:]PORT:PORT[/udp]" each; of `activate` with an optional "NAME=" before it
+    publish: Sequence[str]
+    activate: Sequence[str]
+    #: "HOST[:PORT]" each
+    allow: Sequence[str]
+    deny: Sequence[str]
+    #: addresses of name servers
+    dns: Sequence[str]
+    #: addresses by name, for /etc/hosts
+    hosts: Mapping[str, str]
+    #: "private", "host", "loopback", "link-local"
+    reach: Sequence[str]
     #: "SRC:DST[:ro|rw|overlay]" each, as `--bind`
     binds: Sequence[str]
     #: "DST[:SIZE]" each, as `--tmpfs`
@@ -43,8 +57,14 @@ class Overrides(TypedDict, total=False):
     #: entries of `[mounts]`, by destination
     mounts: Mapping[str, object]
     root: str
+    #: an image's reference
+    image: str
+    layers: Sequence[str]
+    driver: str
     writable: str
     user: str
+    entrypoint: Sequence[str]
+    ids: str
     hostname: str
     workdir: str
     seccomp: str
@@ -74,7 +94,7 @@ class RunOptions(CommandOptions, Overrides, total=False):
     """Everything that `run` takes by keyword."""
 
 
-#: short name -> key of the profile. `binds`, `tmpfs` and `mounts` are put together below.
+#: short name -> key of the profile. `binds`, `tmpfs`, `mounts` and `image` are put together below.
 KEYS: Mapping[str, str] = {
     "memory": "limits.memory",
     "memory_high": "limits.memory_high",
@@ -94,9 +114,21 @@ KEYS: Mapping[str, str] = {
     "cgroup_parent": "limits.cgroup_parent",
     "require": "require",
     "net": "net.mode",
+    "net_backend": "net.backend",
+    "publish": "net.publish",
+    "activate": "net.activate",
+    "allow": "net.allow",
+    "deny": "net.deny",
+    "dns": "net.dns",
+    "hosts": "net.hosts",
+    "reach": "net.reach",
     "root": "root.from",
+    "layers": "root.layers",
+    "driver": "root.driver",
     "writable": "root.writable",
     "user": "user.map",
+    "entrypoint": "entrypoint",
+    "ids": "user.ids",
     "hostname": "process.hostname",
     "workdir": "process.workdir",
     "seccomp": "process.seccomp",
@@ -107,7 +139,7 @@ KEYS: Mapping[str, str] = {
 }
 
 _COMMAND = frozenset(CommandOptions.__annotations__)
-_MOUNTS = ("binds", "tmpfs", "mounts")
+_MOUNTS = ("binds", "tmpfs", "mounts", "image")
 
 
 def take(options: Mapping[str, Any], function: str) -> tuple[CommandOptions, Overrides]:
@@ -142,6 +174,10 @@ def overrides_of(values: Overrides) -> dict[str, object]:
         found |= _mounts("tmpfs", values.get("tmpfs", ()), parse_tmpfs)
     if "mounts" in values:
         found["mounts"] = values["mounts"]
+    if "image" in values:
+        if "root" in values:
+            raise TypeError("image and root are two roots: give one of them")
+        found["root.from"] = f"image:{values['image']}"
     return found
 
 
@@ -158,6 +194,7 @@ def _mounts(
         try:
             destination, entry = parse(text)
         except ValueError as error:
-            raise ProfileError(f"argument {name}: {error}") from error
+            mend = getattr(error, "mend", None)
+            raise ProfileError(f"argument {name}: {error}", mend) from error
         found[f"mounts.{quote_key(destination)}"] = Given(entry, Origin(f"argument {name}"))
     return found

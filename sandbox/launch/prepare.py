@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandbox import wire
+from sandbox.plan.layers import Layers
 from sandbox.plan.plan import FileStamp
 
 if TYPE_CHECKING:
@@ -48,6 +49,49 @@ class Prepared:
             if value is not None or name in environ
         ]
 
+    def argv(self, given: Sequence[str]) -> list[str]:
+        """The command, where *given* was asked for: an image's entry point goes before it, and who asks for
+        nothing gets the profile's, or else the image's.
+
+        Raises:
+            ImageError: the image's makes no sense.
+        """
+        from sandbox.plan.image import argv
+
+        return argv(self.plan.settings, list(given) or self.profile.command)
+
+    def take_leases(self) -> list[int] | None:
+        """Descriptors that keep what the plan uses from being removed, the caller's to close; None when some
+        of it is gone, and the plan has to be made anew.
+
+        Raises:
+            SetupError: they can't be taken.
+        """
+        if not self.plan.leases:
+            return []
+        from sandbox.errors import SetupError
+        from sandbox.leases import take
+        from sandbox.words import quote
+
+        fds: list[int] = []
+        try:
+            for lease in self.plan.leases:
+                fd = take(*lease)
+                if fd < 0:
+                    break
+                fds.append(fd)
+            else:
+                return fds
+        except OSError as error:
+            message = f"cannot use {lease.store}: {error.strerror}"
+            for fd in fds:
+                os.close(fd)
+            mend = f"ls -ld {quote(lease.store)}    it must be yours, and writable"
+            raise SetupError(message, mend, errno=error.errno or 0) from error
+        for fd in fds:
+            os.close(fd)
+        return None
+
     @property
     def owner(self) -> tuple[int, int] | None:
         """Who the command is outside, where that is not the caller: root's commands are not root."""
@@ -73,6 +117,7 @@ def prepare(
     *,
     guarded: Sequence[str] = (),
     alone: bool = False,
+    layers: Layers = Layers(),  # noqa: B008
 ) -> Prepared:
     """Load, resolve and compile.
 
@@ -83,11 +128,13 @@ def prepare(
         environ: the caller's environment.
         guarded: files on the host that the command must not replace, besides our own (the report).
         alone: this process will become the supervisor, so that it may leave its cgroup.
+        layers: what a root of layers has besides those of the profile.
 
     Raises:
         SandboxError: with all its subclasses: see `sandbox.errors`.
     """
     from sandbox import host as hosts
+    from sandbox import net
     from sandbox.plan.compile import compile
     from sandbox.plan.resolve import resolve
     from sandbox.profile import adjust, load
@@ -100,19 +147,43 @@ def prepare(
     parent = loaded.limits.cgroup_parent
     if parent == "auto":
         parent = environ.get("SANDBOX_CGROUP_PARENT") or "auto"
-    host = hosts.probe(cgroup=parent, alone=alone)
-    invocation = resolve(loaded, host, cwd, environ)
+    network: str = loaded.net.backend if net.has_own(loaded.net) else ""
+    if net.is_private(loaded.net):
+        from sandbox.net.private import store
+
+        network = store.load(loaded.net.mode, _where(loaded)).backend
+    if loaded.net.mode == "proxy":
+        network = "proxy"
+    need = ("overlay",) if _driver_is_open(loaded) else ()
+    host = hosts.probe(need=need, cgroup=parent, alone=alone, network=network)
+    invocation = resolve(loaded, host, cwd, environ, layers)
     if guarded:
         invocation = _guard(invocation, guarded)
     plan = compile(loaded, host, invocation)
+    watched = (*loaded.looked, *host.cgroup.watched, *host.network.watched)
     return Prepared(
         profile=loaded,
         plan=plan,
         static=without_environment(plan.encode()),
         environment=_by_reference(plan, invocation, loaded),
-        stamps=(*plan.files, *map(FileStamp.take, (*loaded.looked, *host.cgroup.watched))),
+        stamps=(*plan.files, *map(FileStamp.take, watched)),
         own_cgroup=host.cgroup.own,
     )
+
+
+def _where(profile: Profile) -> str:
+    from sandbox.plan.invocation import at, origin_of
+
+    return at(origin_of(profile, "net.mode"))
+
+
+def _driver_is_open(profile: Profile) -> bool:
+    """Whether it has to be known before if the kernel makes overlays: else fuse-overlayfs does."""
+    root = profile.root
+    overlays = (
+        root.layered or root.source.startswith("dir:") or any(m.mode == "overlay" for m in profile.mounts)
+    )
+    return overlays and root.driver == "auto"
 
 
 def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:
@@ -125,18 +196,18 @@ def _guard(invocation: Invocation, paths_: Sequence[str]) -> Invocation:
 
     from sandbox.errors import ProfileError
     from sandbox.plan.files import Tracer
-    from sandbox.plan.invocation import Guard, is_below, real_source
+    from sandbox.plan.guards import planted
+    from sandbox.plan.invocation import Guard
 
-    writable = [real_source(place) for place in invocation.places if place.mount.mode == "rw"]
     guards = []
     for path in paths_:
         real, links = Tracer().follow(os.path.join(invocation.cwd, path))
-        for link in links:
-            if any(is_below(link, each) for each in writable):
-                raise ProfileError(
-                    f"{path} is reached through the symbolic link {link}, which the command could replace",
-                    f"name its real path, {real}",
-                )
+        link = planted(links, invocation.places)
+        if link:
+            raise ProfileError(
+                f"{path} is reached through the symbolic link {link}, which the command could replace",
+                f"name its real path, {real}",
+            )
         guards.append(Guard(real, "the report"))
     return replace(invocation, guards=(*invocation.guards, *guards))
 

@@ -105,6 +105,19 @@ class Process:
         """Send SIGKILL to everything that the command started."""
         self.send_signal(signal.SIGKILL)
 
+    def stop(self, timeout: float = 10.0) -> int:
+        """Ask it to end, by the signal that its image names (SIGTERM where none does), and kill everything
+        that it started when it has not after *timeout* seconds; return its return code.
+
+        Raises as `wait`, but no TimeoutExpired.
+        """
+        self.send_signal(self._channel.stop_signal)
+        try:
+            return self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self.wait()
+
     def __enter__(self) -> Process:
         return self
 

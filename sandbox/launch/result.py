@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["CalledProcessError", "Limit", "Result", "Usage", "Verdict"]
+__all__ = ["CalledProcessError", "Denied", "Limit", "Result", "Usage", "Verdict"]
 
 
 class Verdict(StrEnum):
@@ -36,8 +36,9 @@ class Usage:
 
     CPU time is that of the command and of every descendant that somebody waited for, at the latest
     when the command has ended (getrusage(2)). Measured by polling (see `Result.enforced`), peaks
-    between two looks are missed; `memory_peak`, `pids_peak` and `disk_peak` are the sandbox's as a
-    whole, whichever of its commands used them.
+    between two looks are missed; `pids_peak`, tasks at once, is None when no look saw the command.
+    `memory_peak`, `pids_peak` and `disk_peak` are the sandbox's as a whole, whichever of its commands
+    used them.
     """
 
     wall: float = 0.0
@@ -55,6 +56,14 @@ class Usage:
     pressure_cpu: float | None = None
     pressure_memory: float | None = None
     pressure_io: float | None = None
+    #: through the device of its own network, by all commands of the sandbox until then; bytes
+    net_received: int | None = None
+    net_sent: int | None = None
+    #: connections, and packets that belong to none yet, that its rules let out, and did not; connections and
+    #: senders of datagrams that came by published ports
+    net_connections: int | None = None
+    net_refused: int | None = None
+    net_accepted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,22 @@ class Limit:
     name: str
     value: float
     mechanism: str
+
+
+class Denied(NamedTuple):
+    """What the network policy did not let through, once for all `times` that it was
+    tried (of what the kernel refuses these are packets).
+
+    `name` is what was asked for, or an address that nobody asked for by name; `port` is 0 where it did not
+    come to that; `how` is "dns" (the name), "tcp", "udp" or another protocol's number (a connection),
+    "rebinding" (a name that led to an address which is closed), "more" (the first 256 are kept), or
+    "defect" (an error of the proxy's).
+    """
+
+    name: str
+    port: int
+    how: str
+    times: int = 1
 
 
 class Result(subprocess.CompletedProcess[Any]):
@@ -78,6 +103,7 @@ class Result(subprocess.CompletedProcess[Any]):
     enforced    limit -> the mechanism that held it ("rlimit", "tmpfs", "best-effort: ...")
     hit         names of limits that were touched, whether or not one ended the command
     limit       the `Limit` that ended it, or None
+    denied      what the network policy did not let through, of all commands of the sandbox until then
     message     one line for people, "" when there is nothing to say
     """
 
@@ -90,11 +116,14 @@ class Result(subprocess.CompletedProcess[Any]):
     ) -> None:
         super().__init__(args, _returncode(event), stdout, stderr)
         self.verdict = Verdict(event["verdict"])
-        usage: Mapping[str, Any] = event.get("usage") or {}
+        usage: dict[str, Any] = dict(event.get("usage") or {})
+        network: Mapping[str, Any] = event.get("network") or {}
+        usage |= {f"net_{name}": network.get(name) for name in _COUNTED}
         self.usage = Usage(**{k: usage[k] for k in Usage.__dataclass_fields__ if k in usage})
         self.enforced: Mapping[str, str] = dict(event.get("enforced") or {})
         self.hit: tuple[str, ...] = tuple(event.get("hit") or ())
         self.limit = _limit(event.get("limit"))
+        self.denied: tuple[Denied, ...] = tuple(Denied(**each) for each in network.get("denied") or ())
         self.message: str = event.get("message") or ""
 
     @property
@@ -130,6 +159,9 @@ class CalledProcessError(subprocess.CalledProcessError):
             return super().__str__()
         why = result.message or f"verdict {result.verdict.value}"
         return f"Command {result.args!r} did not succeed: {why}"
+
+
+_COUNTED = ("received", "sent", "connections", "refused", "accepted")
 
 
 def _returncode(event: Mapping[str, Any]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import NamedTuple
 
 from sandbox.errors import ProfileError, SetupError
 from sandbox.host.model import Host
@@ -18,7 +19,17 @@ from sandbox.profile.model import Origin, Profile
 from sandbox.root.etc import shell_name
 from sandbox.words import quote
 
-__all__ = ["Call", "check_overlay", "unseen", "upwards"]
+__all__ = ["Call", "Source", "check_overlay", "unseen", "upwards"]
+
+
+class Source(NamedTuple):
+    """Something of the host's that the command gets: `path` as it was asked for, the real one, and the links
+    on the way, each by its own real place."""
+
+    origin: Origin
+    path: str
+    real: str
+    links: tuple[str, ...]
 
 
 class Call:
@@ -33,6 +44,8 @@ class Call:
         self.host = host
         self.environ = environ
         self.trace = Tracer()
+        #: mounts and directories of a root, for `guards.refuse_planted`
+        self.sources: list[Source] = []
         self.cwd = self._cwd(cwd)
         self.user, self.group, self.home = self._account()
         for path in (*profile.files, *profile.looked, "/etc/subuid", "/etc/subgid"):
@@ -65,6 +78,16 @@ class Call:
         asked = self.environ.get("HOME") or listed
         usable = next((each for each in (asked, listed) if _is_home(each)), "/")
         return user, group, os.path.normpath("/" + usable.lstrip("/"))
+
+    def source(self, origin: Origin, path: str) -> str:
+        """The real path of something that the command gets.
+
+        Raises:
+            OSError: it can't be looked at.
+        """
+        real, links = self.trace.follow(path)
+        self.sources.append(Source(origin, path, real, tuple(links)))
+        return real
 
     def expand(self, path: str, base: str | None) -> str:
         """A path as a profile writes it, absolute and normal; *base* is where relative ones start.

@@ -19,13 +19,13 @@ from sandbox.profile.model import Origin
 from sandbox.root import tables
 from sandbox.words import quote
 
-__all__ = ["guards", "hidden"]
+__all__ = ["guards", "hidden", "planted", "refuse_planted"]
 
 
 def guards(call: Call, places: Sequence[Place]) -> tuple[Guard, ...]:
     """Our own files below a writable mount. Directories that do not exist yet are made: else the
     payload could make them, with what it likes in them."""
-    writable = [real_source(place) for place in places if place.mount.mode == "rw"]
+    writable = _writable(places)
     if not writable:
         return ()
     found = [_guard(call, path, "where sandbox is installed") for path in paths.installation()]
@@ -45,7 +45,7 @@ def guards(call: Call, places: Sequence[Place]) -> tuple[Guard, ...]:
 def hidden(call: Call, places: Sequence[Place]) -> tuple[Guard, ...]:
     """Host paths that may be seen through no mount: what the profile hides, the runtime directories, and
     what sandbox keeps of other runs (variables of cached plans, what other sandboxes wrote)."""
-    writable = [real_source(place) for place in places if place.mount.mode == "rw"]
+    writable = _writable(places)
     found: list[Guard] = []
     for place in places:
         if place.mount.mode != "hide":
@@ -69,6 +69,37 @@ def hidden(call: Call, places: Sequence[Place]) -> tuple[Guard, ...]:
     for path, what in _kept_of_runs():
         found.append(_guard(call, path, what))
     return _with_aliases(found, places)
+
+
+def refuse_planted(call: Call, places: Sequence[Place]) -> None:
+    """Refuse what the command is to get where a link on the way there may be an earlier command's, which
+    led it to another place of the host's. Commands write in what this profile makes writable for them, and
+    in a working directory, whatever this profile does with it: most others make it writable.
+
+    Raises:
+        ProfileError: naming the link and the real path.
+    """
+    shown = [place for place in places if place.mount.mode in ("ro", "rw", "overlay")]
+    work = call.cwd if any(is_below(call.cwd, real_source(place)) for place in shown) else ""
+    for source in call.sources:
+        link = planted(source.links, places)
+        link = link or next((each for each in source.links if work and is_below(each, work)), "")
+        if link:
+            raise ProfileError(
+                f"{at(source.origin)}{source.path} is reached through the symbolic link {link}, which an "
+                "earlier command may have left",
+                f"name its real path, {source.real}",
+            )
+
+
+def planted(links: Iterable[str], places: Sequence[Place]) -> str:
+    """The first of *links* that the command could replace, because it lies below a writable mount, or ""."""
+    writable = _writable(places)
+    return next((link for link in links if any(is_below(link, each) for each in writable)), "")
+
+
+def _writable(places: Sequence[Place]) -> list[str]:
+    return [real_source(place) for place in places if place.mount.mode == "rw"]
 
 
 def _guard(call: Call, path: str, what: str) -> Guard:

@@ -19,7 +19,7 @@ from sandbox.plan.plan import BEST_EFFORT, CGROUP, Limit
 from sandbox.profile.model import Origin, Profile
 from sandbox.wire import Kind, Record
 
-__all__ = ["inodes", "limits", "pool", "rlimits"]
+__all__ = ["inodes", "limits", "pool", "rlimits", "without_disk"]
 
 #: Nothing but a cgroup holds these.
 _CGROUP_ONLY = ("memory_high", "swap", "cpus", "cpu_weight", "io")
@@ -30,12 +30,20 @@ _BYTES_PER_INODE = 4096
 _LEAST_INODES = 1024
 
 _CPU_TIME = BEST_EFFORT + "polled; the time of children that nobody waited for is missed once they are gone"
+_OWN_MOUNTS = "what is in file systems that a payload with mount namespaces mounts for itself, in memory"
+_MOUNTED = BEST_EFFORT + "tmpfs; it does not hold " + _OWN_MOUNTS
 _CPUSET = BEST_EFFORT + "sched_setaffinity(2), which the command may undo"
 
 #: RLIMIT_DATA counts what one process reserves, touched or not, and a refusal of it is told to nobody. So it
 #: lies above the limit: it bounds a burst between two polls, which are what ends the sandbox and says so.
 _DATA_SLACK = 256 << 20
 _MOST = (1 << 63) - 1
+
+#: the part of the caller's own hard limit that one sandbox gets: queued signals, which timers take, too
+#: (96364 on a machine of 24G), and bytes of POSIX message queues (819200; one of the usual size takes 82560)
+_SHARES = {"sigpending": 16, "msgqueue": 4}
+#: the same of fs.inotify.max_user_*: 128 instances, and watches by the size of the memory
+_INOTIFY = {"instances": 4, "watches": 2}
 
 _KERNEL_MECHANISM = {
     "memory": "a memory cgroup",
@@ -58,10 +66,16 @@ def pool(profile: Profile) -> int:
 
 
 def limits(
-    profile: Profile, host: Host, host_writable: tuple[str, ...], hard_limits: Mapping[int, int]
+    profile: Profile,
+    host: Host,
+    host_writable: tuple[str, ...],
+    hard_limits: Mapping[int, int],
+    *,
+    may_mount: bool = False,
 ) -> tuple[Limit, ...]:
     """The limits of *profile* with their mechanisms; *host_writable* are the destinations of writable
-    mounts of the host's, *hard_limits* the caller's own.
+    mounts of the host's, *hard_limits* the caller's own, *may_mount* tells whether the payload can make mount
+    namespaces.
 
     Raises:
         RequirementError: one that nothing can hold, or that only best effort holds though it is required.
@@ -74,7 +88,7 @@ def limits(
     found = [
         ("timeout", _nanoseconds(asked.timeout), "clock"),
         ("cpu_time", _nanoseconds(asked.cpu_time), _CPU_TIME),
-        ("memory", asked.memory, _memory(profile)),
+        ("memory", asked.memory, _memory(profile, may_mount)),
         ("memory_high", asked.memory_high, ""),
         ("swap", asked.swap, ""),
         ("pids", asked.pids, "rlimit"),
@@ -82,7 +96,7 @@ def limits(
         ("cpu_weight", asked.cpu_weight, ""),
         ("cpuset", None if asked.cpuset is None else 0, _CPUSET),
         ("io", 0 if asked.io else None, ""),
-        ("disk", asked.disk, _disk(profile, host_writable)),
+        ("disk", asked.disk, _MOUNTED if may_mount else _disk(profile, host_writable)),
         ("files", asked.files, "rlimit"),
         ("file_size", asked.file_size, "rlimit"),
         ("output", asked.output, "pipe"),
@@ -115,8 +129,11 @@ def _nanoseconds(seconds: float | None) -> int | None:
     return None if seconds is None else max(1, round(seconds * _SECOND))
 
 
-def _memory(profile: Profile) -> str:
-    gap = "polled; a peak between two looks is missed, and what is in the buffers of sockets and pipes"
+def _memory(profile: Profile, may_mount: bool) -> str:
+    gap = "polled; a peak between two looks is missed, and what is in the kernel's own memory"
+    gap += ", as the buffers of sockets and pipes, or locks on files"
+    if may_mount:
+        gap += f", and {_OWN_MOUNTS}"
     if profile.process.seccomp == "off":
         gap += "; seccomp is off, so memfd_create(2) is open, which RLIMIT_DATA does not count"
     return BEST_EFFORT + gap
@@ -164,16 +181,32 @@ def _refuse_unheld(profile: Profile, host: Host) -> None:
 
 
 def _refuse_impossible(profile: Profile) -> None:
-    disk_overlay = profile.root.writable == "disk" and (
-        profile.root.source.startswith("dir:") or any(mount.mode == "overlay" for mount in profile.mounts)
+    layers = profile.root.layered or profile.root.source.startswith("dir:")
+    disk_overlay = profile.root.changes == "disk" and (
+        layers or any(mount.mode == "overlay" for mount in profile.mounts)
     )
     if profile.limits.disk is not None and disk_overlay:
-        where = at(origin_of(profile, "limits.disk"))
+        where, kept = at(origin_of(profile, "limits.disk")), is_kept(profile)
+        why = "what a kept sandbox changes is" if kept else 'root.writable = "disk" keeps changes'
         raise RequirementError(
-            f'{where}limits.disk can\'t be held: root.writable = "disk" keeps changes on the disk, '
-            "where nobody but root can set a quota",
-            'root.writable = "memory", or remove limits.disk',
+            f"{where}limits.disk can't be held: {why} on the disk, where nobody but root can set a quota",
+            without_disk(profile) if kept else f'root.writable = "memory"; or {without_disk(profile)}',
         )
+
+
+def is_kept(profile: Profile) -> bool:
+    """Whether it is a kept sandbox that has the changes on disk: `sandbox.box.keeping` says so."""
+    return origin_of(profile, "root.writable").source.startswith("sandbox ")
+
+
+def without_disk(profile: Profile) -> str:
+    """What to write to be rid of limits.disk."""
+    origin = origin_of(profile, "limits.disk")
+    if not origin.line:
+        return "leave it out"
+    left = ", ".join(f'"{each}"' for each in profile.require if each != "disk")
+    require = f"require = [{left}], " if "disk" in profile.require else ""
+    return f'-p ./FILE, which says extends = "{profile.name}", {require}limits.disk = false'
 
 
 def _check_required(profile: Profile, host: Host, found: tuple[Limit, ...]) -> None:
@@ -199,6 +232,8 @@ def _check_required(profile: Profile, host: Host, found: tuple[Limit, ...]) -> N
 def _mend(limit: Limit, kernel: bool) -> str:
     if "seccomp is off" in limit.mechanism and limit.name == "core":
         return 'process.seccomp = "default"'
+    if limit.mechanism == _MOUNTED:
+        return "process.nested = false"
     without = 'limits.enforce = "any"' if kernel else f"remove {limit.name} from require"
     if "core_pattern" in limit.mechanism:
         return f"sysctl kernel.core_pattern=core (as root), or {without}"
@@ -216,8 +251,10 @@ def rlimits(profile: Profile, host: Host, invocation: Invocation) -> list[Record
     by_cgroup = cgroups.held(profile, host)
     wanted: dict[str, tuple[int, int, str]] = {}
     if asked.cpu_time is not None:
+        # Behind what is polled, or counted in a cgroup, which end the command with a verdict: the kernel's
+        # account of a process for this one goes by ticks, and was seen 15 % ahead of the time really used.
         # The soft limit's SIGXCPU may be caught: a second later comes SIGKILL. Of each process alone.
-        seconds = max(1, math.ceil(asked.cpu_time))
+        seconds = math.ceil(asked.cpu_time * 1.25) + 1
         wanted["cpu"] = (seconds, seconds + 1, "cpu_time")
     if asked.core is not None:
         # 1, not 0: with 0 the kernel still starts a core handler that is a pipe, on the host as root; 1 it
@@ -238,6 +275,7 @@ def rlimits(profile: Profile, host: Host, invocation: Invocation) -> list[Record
         fields = (RLIMITS[name], min(soft, own), min(hard, own))
         origin = str(origin_of(profile, f"limits.{key}"))
         records.append(Record(Kind.RLIMIT, f"set RLIMIT_{name.upper()}", origin, fields))
+    records += _shares(profile, host, invocation)
     records += _named_rlimits(profile, invocation)
     if asked.cpuset is not None and "cpuset" not in by_cgroup:
         origin = str(origin_of(profile, "limits.cpuset"))
@@ -247,6 +285,25 @@ def rlimits(profile: Profile, host: Host, invocation: Invocation) -> list[Record
         description = f"limit the sandbox to {asked.pids} tasks"
         records.append(Record(Kind.NPROC, description, str(origin_of(profile, "limits.pids")), (asked.pids,)))
         records.append(Record(Kind.PIDS_PEAK, "count tasks", str(origin_of(profile, "limits.pids"))))
+    return records
+
+
+def _shares(profile: Profile, host: Host, invocation: Invocation) -> list[Record]:
+    """What the kernel counts of a user in all namespaces together: one sandbox may not use it up, or timers,
+    queues and watches fail in its neighbours and for the caller. Resource limits that are set before B is
+    made are caps on B as a whole (user_namespaces(7); Linux 5.14), and so are the counts of A."""
+    records = []
+    for name, all_of_them in zip(("instances", "watches"), host.inotify, strict=True):
+        if share := all_of_them // _INOTIFY[name]:
+            text = f"leave most of the caller's inotify {name} to others"
+            records.append(Record(Kind.SYSCTL, text, "", (f"user/max_inotify_{name}", str(share))))
+    for name, part in _SHARES.items():
+        own = invocation.hard_limits.get(RLIMITS[name], 0)
+        if own <= 0 or name in profile.process.rlimits:
+            continue
+        share = max(1, own // part)
+        text = f"leave most of the caller's RLIMIT_{name.upper()} to others"
+        records.append(Record(Kind.RLIMIT, text, "", (RLIMITS[name], share, share)))
     return records
 
 

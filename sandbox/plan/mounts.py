@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from sandbox.plan.invocation import Guard, Invocation, Place, is_below, real_source, root_place
+from sandbox.plan.invocation import Guard, Invocation, Place, is_below, real_source, root_places
 from sandbox.plan.limits import inodes
 from sandbox.plan.operations import Bind, Mask, Operation, Overlay, Pin, Tmpfs
 from sandbox.profile.model import Profile
@@ -85,7 +85,7 @@ def _mount(profile: Profile, invocation: Invocation, place: Place, number: int) 
         permissions = 0o1777 if dst in _STICKY else 0o700 if dst == invocation.home else 0o755
         return Tmpfs(dst=dst, origin=origin, flags=flags, mode=permissions, size=size, inodes=inodes(size))
     if mode == "overlay":
-        on_disk = profile.root.writable == "disk"
+        on_disk = profile.root.changes == "disk"
         upper, size = (f"mount{number}", 0) if on_disk else ("", place.mount.size or 0)
         lowers = (real_source(place),)
         return Overlay(dst=dst, origin=origin, flags=_PLAIN, lowers=lowers, upper=upper, size=size)
@@ -144,9 +144,10 @@ def _join(directory: str, relative: str) -> str:
 
 def _protections(profile: Profile, invocation: Invocation) -> Iterator[Operation]:
     """Operations that may repeat a destination; the caller keeps one of each."""
-    strict = Mount(0) if profile.root.source.startswith("dir:") else Mount.STRICT
+    layers = profile.root.layered or profile.root.source.startswith("dir:") or invocation.lowers
+    strict = Mount(0) if layers else Mount.STRICT
     places = invocation.places
-    for root in root_place(invocation.root):  # nothing of it is written: changes are kept aside
+    for root in root_places(invocation.host_layers):  # nothing of it is written: changes are kept aside
         for guard in invocation.hidden:
             yield from _hide((root, *places), root, guard, Mount.STRICT)
     for place in places:
@@ -201,7 +202,7 @@ def _ancestors(places: Sequence[Place], place: Place, inside: str, strict: Mount
 
 def notes(invocation: Invocation) -> Iterator[str]:
     """What the mounts mean for whoever runs this, in sentences."""
-    for place in (*root_place(invocation.root), *invocation.places):
+    for place in (*root_places(invocation.host_layers), *invocation.places):
         guard = _inside_guard(invocation, place)
         if place.mount.mode == "rw" and guard:
             yield f"{place.destination} is read-only: it is part of {guard.path}, {guard.what}"

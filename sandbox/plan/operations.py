@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 NONE = Mount(0)
+#: so many layers are only counted in words
+_MANY = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,8 @@ class Bind(Operation):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlay(Operation):
     """Directories of the host (`lowers`, top first) with a writable layer over them: `upper` is
-    a name in the launch's scratch directory on disk, or "" for memory (the pool, or `size` bytes)."""
+    a name in the launch's scratch directory on disk, the path of a directory that stays, or "" for memory
+    (the pool, or `size` bytes)."""
 
     kind = Kind.OVERLAY
     lowers: tuple[str, ...]
@@ -112,7 +115,10 @@ class Overlay(Operation):
 
     def describe(self) -> str:
         layer = "on disk" if self.upper else f"of {format_size(self.size)}" if self.size else "in memory"
-        return f"mount an overlay of {', '.join(self.lowers)} with its changes {layer} on {self.dst}"
+        layer = f"in {self.upper}" if self.upper.startswith("/") else layer
+        lowers = ", ".join(self.lowers) if len(self.lowers) < _MANY else f"{len(self.lowers)} layers"
+        by = " by fuse-overlayfs" if self.flags & Mount.FUSE else ""
+        return f"mount an overlay{by} of {lowers} with its changes {layer} on {self.dst}"
 
     def arguments(self) -> Iterable[str | bytes | int]:
         return int(self.flags), self.upper, self.size, *self.lowers
@@ -169,31 +175,34 @@ class Cgroup2(_Instance):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File(Operation):
-    """A small generated file, in a file system of ours."""
+    """A small generated file, in a file system of ours, or `mounted` there: then nothing else changes."""
 
     kind = Kind.FILE
     content: bytes = b""
     mode: int = 0o644
+    mounted: bool = False
 
     def describe(self) -> str:
-        return f"write {self.dst}"
+        return f"mount a generated {self.dst}" if self.mounted else f"write {self.dst}"
 
     def arguments(self) -> Iterable[str | bytes | int]:
-        return self.mode, self.content
+        return (self.mode, self.content, 1) if self.mounted else (self.mode, self.content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directory(Operation):
-    """A directory, in a file system of ours; one that is there already is fine."""
+    """A directory, in a file system of ours; one that is there already is fine, and with Mount.OPTIONAL
+    also what is something else."""
 
     kind = Kind.DIRECTORY
     mode: int = 0o755
+    flags: int = 0
 
     def describe(self) -> str:
         return f"make the directory {self.dst}"
 
     def arguments(self) -> Iterable[str | bytes | int]:
-        return (self.mode,)
+        return (self.mode, self.flags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

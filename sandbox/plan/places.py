@@ -102,7 +102,7 @@ class _Places:
 
     def _host_place(self, mount: Mount, origin: Origin, destination: str, path: str) -> Place | None:
         try:
-            real, _ = self.trace.follow(path)
+            real = self.call.source(origin, path)
             kind = kind_of(real)
         except OSError as error:
             raise unseen(origin, "the mount source", path, error, mount.destination) from error
@@ -181,7 +181,8 @@ class _Places:
         if stat.S_ISDIR(kind) != place.directory:
             one, other = ("a directory", "a file") if place.directory else ("a file", "a directory")
             raise ProfileError(
-                f"{at(place.origin)}cannot mount {one} on {place.destination}, which is {other}"
+                f"{at(place.origin)}cannot mount {one} on {place.destination}, which is {other}",
+                "mount it on another path, as in /mnt",
             )
 
     def _covering(self, destination: str, places: Sequence[Place]) -> tuple[str, str] | None:

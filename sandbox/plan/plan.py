@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from sandbox import wire
+from sandbox.plan.layers import Lease, Settings
 from sandbox.plan.operations import Operation, Overlay
 from sandbox.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from sandbox.ids import IdPlan
+    from sandbox.net.private.member import Membership
 
 __all__ = ["BEST_EFFORT", "CGROUP", "CLONE", "FileStamp", "Limit", "Plan"]
 
@@ -94,7 +96,11 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be done. `notes` are what whoever runs this should know besides."""
+    """What will be done. `notes` are what whoever runs this should know besides; `leases` what a launch takes
+    first; `workdir_origin` who says where the command starts, when an image does; `settings` what an image
+    says of its command, and `stop_signal` of its end (0: nothing);
+    `addresses` where its servers are reached inside; `membership` the private network that a launch gets it
+    onto."""
 
     namespaces: int
     ids: IdPlan
@@ -103,8 +109,14 @@ class Plan:
     limits: tuple[Limit, ...]
     environment: Mapping[str, str]
     workdir: str
+    workdir_origin: str = ""
     files: tuple[FileStamp, ...] = ()
     notes: tuple[str, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    settings: Settings | None = None
+    stop_signal: int = 0
+    addresses: tuple[str, ...] = ()
+    membership: Membership | None = None
 
     @property
     def enforced(self) -> dict[str, str]:
@@ -114,7 +126,8 @@ class Plan:
     @property
     def needs_scratch(self) -> bool:
         """Whether the launch has to fill the SCRATCH slot: some overlay keeps its changes on disk."""
-        return any(isinstance(each, Overlay) and each.upper for each in self.operations)
+        uppers = [each.upper for each in self.operations if isinstance(each, Overlay)]
+        return any(upper and not upper.startswith("/") for upper in uppers)
 
     def _records(self) -> Iterator[wire.Record]:
         yield wire.Record(wire.Kind.NAMESPACES, "make namespaces", "", (self.namespaces,))
@@ -128,9 +141,23 @@ class Plan:
             yield wire.Record(wire.Kind.LIMIT, limit.describe(), limit.origin, values)
         variables = tuple(f"{name}={value}" for name, value in self.environment.items())
         yield wire.Record(wire.Kind.ENVIRONMENT, "set the environment", "", variables)
-        yield wire.Record(wire.Kind.WORKDIR, f"enter {self.workdir}", "", (self.workdir,))
+        yield wire.Record(wire.Kind.WORKDIR, f"enter {self.workdir}", self.workdir_origin, (self.workdir,))
+        if self.stop_signal:
+            said = f"ask it to end with signal {self.stop_signal}"
+            yield wire.Record(wire.Kind.STOP_SIGNAL, said, "", (self.stop_signal,))
         for operation in self.operations:
             yield operation.encode()
+
+    @property
+    def made_at(self) -> list[str]:
+        """What setting up may have made in the root, to mount on: paths, and all that is above them."""
+        found: set[str] = set()
+        for operation in self.operations:
+            path = operation.dst
+            while path not in ("/", "") and path not in found:
+                found.add(path)
+                path = os.path.dirname(path)
+        return sorted(found)
 
     def encode(self) -> bytes:
         """The plan for the helper, without slots.
@@ -152,6 +179,8 @@ class Plan:
         lines += [_line(each.description, each.origin) for each in self.attributes]
         lines += [_line(f"{each.describe()} ({each.mechanism})", each.origin) for each in self.limits]
         lines.append(f"set the environment: {' '.join(self.environment)}")
+        if self.stop_signal:
+            lines.append(f"ask it to end with signal {self.stop_signal}")
         lines += [f"note: {note}" for note in self.notes]
         return lines
 

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sandbox import net
 from sandbox.errors import ProfileError
 from sandbox.kernel import CAPABILITIES, capability
+from sandbox.plan import image
 from sandbox.plan.invocation import Invocation, at, is_below, origin_of
 from sandbox.profile.model import Profile
 from sandbox.root import etc, tables
@@ -75,6 +77,11 @@ def _mapped(maps: Iterable[IdMap], outside: int) -> bool:
 
 def account_of(invocation: Invocation, who: IdPlan) -> Account:
     """Names and home of the payload: as a `dir:` root's own passwd(5) says, else the caller's."""
+    if invocation.layered is not None and invocation.layered.ids is not None:
+        name, home = image.account_home(
+            invocation.layered.settings, invocation.texts.get("passwd", ""), who.uid
+        )
+        return Account(who, name, "root" if who.gid == 0 else f"group{who.gid}", home, has_home=True)
     user = "root" if who.uid == 0 else invocation.user
     group = "root" if who.gid == 0 else invocation.group
     found = etc.find_user(invocation.texts.get("passwd", ""), who.uid)
@@ -102,7 +109,8 @@ def capabilities(profile: Profile, ids: IdPlan) -> int:
     """The mask of capabilities that the payload has, in the inner user namespace."""
     names = profile.process.capabilities
     if names is None:
-        names = _ROOT if profile.user.map == "root" and not ids.single else ()
+        is_root = profile.user.map == "root" or (ids.maker is not None and ids.uid == 0)
+        names = _ROOT if is_root and not ids.single else ()
     mask = 0
     for name in names:
         short = name.upper().removeprefix("CAP_")
@@ -113,10 +121,22 @@ def capabilities(profile: Profile, ids: IdPlan) -> int:
     return mask
 
 
+def may_mount(profile: Profile, mask: int) -> bool:
+    """Whether the payload can make mount namespaces: a nested one, and one that may raise the count of them
+    again, which takes two of the capabilities in *mask* and no filter."""
+    able = all(mask & capability(name) for name in ("SYS_ADMIN", "SYS_RESOURCE"))
+    return profile.process.nested or (able and profile.process.seccomp == "off")
+
+
 def environment(profile: Profile, kept: Mapping[str, str], home: str, user: str) -> dict[str, str]:
     """The payload's variables: defaults of ours, what was kept of the caller's, what the profile sets.
     Nothing else of the caller's environment goes in. Ours give way only to what was named in full."""
     named = {name: kept[name] for name in profile.env.keep if name in kept}
+    proxy: dict[str, str] = {}
+    if profile.net.mode == "proxy":
+        from sandbox.net import egress
+
+        proxy = egress.environment()
     variables = {
         "PATH": DEFAULT_PATH,
         **kept,
@@ -126,6 +146,7 @@ def environment(profile: Profile, kept: Mapping[str, str], home: str, user: str)
         "SANDBOX": "1",
         "container": "sandbox",  # systemd's convention, so that programs can tell
         **named,
+        **proxy,  # the caller's own proxy can't be reached
         **profile.env.set,
     }
     return dict(sorted(variables.items()))
@@ -142,11 +163,12 @@ def attributes(profile: Profile, ids: IdPlan, machine: str, *, counted: bool = F
     process = profile.process
     mask = capabilities(profile, ids)
     hostname = process.hostname or HOSTNAME
-    add(Kind.IDENTITY, "user.map", f"become user {ids.uid} and group {ids.gid}", ids.uid, ids.gid)
+    who = (ids.uid, ids.gid, *ids.maker, *ids.groups) if ids.maker else (ids.uid, ids.gid)
+    add(Kind.IDENTITY, "user.map", f"become user {ids.uid} and group {ids.gid}", *who)
     add(Kind.HOSTNAME, "process.hostname", f"set the host name to {hostname}", hostname)
     add(Kind.CAPABILITIES, "process.capabilities", _describe_capabilities(mask), mask)
     add(Kind.TTY, "process.tty", f"give it a terminal: {process.tty}", _TTY[process.tty])
-    if profile.net.mode == "none":
+    if not net.shares_host(profile.net):
         add(Kind.LOOPBACK, "net.mode", "bring the loopback device up")
     if process.umask is not None:
         add(Kind.UMASK, "process.umask", f"set the umask to {process.umask:03o}", process.umask)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from sandbox import net
 from sandbox.host.model import Host
-from sandbox.plan import cgroups, limits, mounts
+from sandbox.plan import cgroups, image, limits, mounts
 from sandbox.plan.invocation import Invocation, Place, by_depth, is_below, origin_of
 from sandbox.plan.operations import (
     Bind,
@@ -49,11 +49,12 @@ def operations(profile: Profile, host: Host, invocation: Invocation, account: Ac
     destinations = [place.destination for place in invocation.places]
     found: list[Operation] = [
         *_trees(invocation),
-        *_etc(profile, invocation, account),
+        *_etc(profile, host, invocation, account),
         *_dev(),
         *_proc(profile),
         *_sys(profile, host),
         *_scratch(profile, invocation, account),
+        *_of_image(profile, invocation),
     ]
     present = invocation.directories
     found = [each for each in found if not (isinstance(each, Directory) and each.dst in present)]
@@ -63,7 +64,7 @@ def operations(profile: Profile, host: Host, invocation: Invocation, account: Ac
     found += [each for each in mounts.operations(profile, invocation) if each.dst not in ours]
     base = [_root(profile, invocation), *_openings(profile, invocation, account, found)]
     found.append(ReadOnly(dst="/dev"))
-    if profile.root.writable == "no":
+    if profile.root.changes == "no":
         origin = str(origin_of(profile, "root.writable"))
         found += [ReadOnly(dst=each.dst, origin=origin) for each in reversed(base)]
     return base + found
@@ -74,6 +75,8 @@ def with_home(profile: Profile, invocation: Invocation, account: Account) -> Inv
     host's or the root itself has one there."""
     invocation = replace(invocation, home=account.home)
     around = mounts.covering(invocation.places, account.home)
+    if account.home == "/":
+        return invocation
     if around and (around.destination == account.home or around.mount.mode != "tmpfs"):
         return invocation
     if not around and _keeps_home(profile, invocation, account):
@@ -85,7 +88,7 @@ def with_home(profile: Profile, invocation: Invocation, account: Account) -> Inv
 def _keeps_home(profile: Profile, invocation: Invocation, account: Account) -> bool:
     """Whether a `dir:` root has a home of its own, which its owner can write."""
     owner = invocation.directories.get(account.home, (account.ids.host_uid, account.ids.host_gid))
-    return account.has_home and profile.root.writable != "no" and account.owns(*owner)
+    return account.has_home and profile.root.changes != "no" and account.owns(*owner)
 
 
 def _replaced(dst: str, destinations: Sequence[str]) -> bool:
@@ -96,14 +99,14 @@ def _replaced(dst: str, destinations: Sequence[str]) -> bool:
 def _root(profile: Profile, invocation: Invocation) -> Operation:
     root = profile.root
     origin = str(origin_of(profile, "root.from"))
-    if not invocation.root:
+    if not invocation.lowers:
         size = root.size or 0
         flags, inodes = _SAFE | Mount.OWNED, limits.inodes(size)
         return Tmpfs(dst="/", origin=origin, flags=flags, size=size, inodes=inodes)
     # A layer in memory also for writable = "no": it holds the mount points, and is made read-only at the end.
-    upper = "root" if root.writable == "disk" else ""
-    size = root.size or 0 if root.writable == "memory" else 0
-    return Overlay(dst="/", origin=origin, flags=_SAFE, lowers=(invocation.root,), upper=upper, size=size)
+    upper = (invocation.upper or "root") if root.changes == "disk" else ""
+    size = root.size or 0 if root.changes == "memory" else 0
+    return Overlay(dst="/", origin=origin, flags=_SAFE, lowers=invocation.lowers, upper=upper, size=size)
 
 
 def _openings(
@@ -117,18 +120,19 @@ def _openings(
     covered = [each.dst for each in found if isinstance(each, Tmpfs | Bind | Overlay | Proc)]
     for each in found:
         making = isinstance(each, File | Symlink)
-        if not invocation.root or isinstance(each, Mask | Pin) or (each.dst in directories and not making):
+        if not invocation.lowers or isinstance(each, Mask | Pin) or (each.dst in directories and not making):
             continue
         if any(each.dst != dst and is_below(each.dst, dst) for dst in covered):
             continue
         holders = [path for path in directories if path != each.dst and is_below(each.dst, path)]
         wanted.add(max(holders, key=len, default="/"))
     result: list[Operation] = []
-    origin, on_disk = str(origin_of(profile, "root.from")), profile.root.writable == "disk"
+    origin, on_disk = str(origin_of(profile, "root.from")), profile.root.changes == "disk"
     for path in sorted(wanted - {"/"}):
         if not account.owns(*directories[path]):
             upper = "root" + path.replace("/", "-") if on_disk else ""
-            lowers, flags = (invocation.root + path,), _SAFE | Mount.STRICT
+            lowers = invocation.parts.get(path, (invocation.root + path,))
+            flags = _SAFE | Mount.STRICT
             result.append(Overlay(dst=path, origin=origin, flags=flags, lowers=lowers, upper=upper))
     return result
 
@@ -144,21 +148,35 @@ def _trees(invocation: Invocation) -> Iterator[Operation]:
             yield Bind(dst=path, flags=_HOST_BIND, source=entry.source)
 
 
-def _etc(profile: Profile, invocation: Invocation, account: Account) -> Iterator[Operation]:
+def _etc(profile: Profile, host: Host, invocation: Invocation, account: Account) -> Iterator[Operation]:
     hostname = profile.process.hostname or HOSTNAME
+    layered = invocation.layered is not None
+    resolvers: tuple[str, ...] = ()
+    if net.has_own(profile.net):
+        from sandbox.net import egress, user
+
+        names = net.by_name(profile.net)
+        resolvers = (egress.DNS,) if names else user.resolvers(profile.net, host.network)
+    elif invocation.network is not None:
+        from sandbox.net import egress
+        from sandbox.net.private import member
+
+        names = net.by_name(profile.net)
+        resolvers = (egress.DNS,) if names else member.resolvers(invocation.network, host.network)
+    resolv_conf = net.resolv_conf(profile.net, invocation.texts.get("/etc/resolv.conf", ""), resolvers)
     texts = {
         "hosts": net.hosts(profile.net, hostname, invocation.texts.get("/etc/hosts", "")),
         "hostname": hostname + "\n",
-        "resolv.conf": net.resolv_conf(profile.net, invocation.texts.get("/etc/resolv.conf", "")),
-        **_accounts(invocation, account),
+        "resolv.conf": resolv_conf,
+        **({} if layered else _accounts(invocation, account)),
     }
     yield Directory(dst="/etc")
-    if not invocation.root:
+    if not invocation.lowers:
         texts["nsswitch.conf"] = etc.NSSWITCH
         texts["machine-id"] = ""
         yield Symlink(dst="/etc/mtab", target="/proc/self/mounts")
     for name, text in sorted(texts.items()):
-        yield File(dst=f"/etc/{name}", content=text.encode("utf-8", "surrogateescape"))
+        yield File(dst=f"/etc/{name}", content=text.encode("utf-8", "surrogateescape"), mounted=layered)
     for path, entry in invocation.entries.items():
         if not is_below(path, "/etc"):
             continue
@@ -218,11 +236,46 @@ def _sys(profile: Profile, host: Host) -> Iterator[Operation]:
 
 
 def _scratch(profile: Profile, invocation: Invocation, account: Account) -> Iterator[Operation]:
-    """What every program expects to be able to write, in memory."""
-    yield Tmpfs(dst="/tmp", flags=_SAFE | Mount.CREATE, mode=0o1777)
-    yield Tmpfs(dst="/var/tmp", flags=_SAFE | Mount.CREATE, mode=0o1777)
-    yield Tmpfs(dst="/run", flags=_SAFE | Mount.CREATE | Mount.OWNED, mode=0o755)
-    if not profile.root.source.startswith("dir:"):
+    """What every program expects to be able to write, in memory; a root of layers that can be written has its
+    own."""
+    layered = invocation.layered is not None
+    home = _keeps_home(profile, invocation, account) and account.home != "/"
+    if layered and profile.root.changes != "no":
+        flags = _kept(invocation)
+        yield Directory(dst="/tmp", mode=0o1777, flags=flags)
+        yield Directory(dst="/var/tmp", mode=0o1777, flags=flags)
+        yield Directory(dst="/run", flags=flags)
+    else:
+        flags = _SAFE | (_MADE if layered else Mount.CREATE)
+        yield Tmpfs(dst="/tmp", flags=flags, mode=0o1777)
+        yield Tmpfs(dst="/var/tmp", flags=flags, mode=0o1777)
+        yield Tmpfs(dst="/run", flags=flags | Mount.OWNED, mode=0o755)
+    if not invocation.lowers and not profile.root.source.startswith("dir:"):
         yield Symlink(dst="/var/run", target="/run")
-    if _keeps_home(profile, invocation, account):
-        yield Directory(dst=account.home, mode=0o700)
+    if home:
+        yield Directory(dst=account.home, mode=0o700, flags=_kept(invocation))
+
+
+def _kept(invocation: Invocation) -> Mount:
+    """Flags of a directory that is only to be there: where changes stay, an earlier command may have put
+    something else in its place, which is its own affair."""
+    return Mount.OPTIONAL if invocation.upper else Mount(0)
+
+
+def _of_image(profile: Profile, invocation: Invocation) -> Iterator[Operation]:
+    """The directories that an image wants: its volumes, which can be written whatever the root is, and where
+    its command starts."""
+    settings = invocation.layered.settings if invocation.layered else None
+    origin = f"the image {settings.reference}" if settings else ""
+    for path in image.volumes(settings):
+        if profile.root.changes != "no":
+            yield Directory(dst=path, origin=origin, flags=_kept(invocation))
+        elif path in invocation.parts:
+            flags = _SAFE | Mount.STRICT
+            yield Overlay(dst=path, origin=origin, flags=flags, lowers=invocation.parts[path])
+        else:
+            yield Tmpfs(dst=path, origin=origin, flags=_SAFE | _MADE | Mount.OWNED)
+    start = image.workdir(settings)
+    if start and start != "/":
+        flags = _kept(invocation) if image.starts_in(profile, settings) else Mount.OPTIONAL
+        yield Directory(dst=start, origin=origin, flags=flags)

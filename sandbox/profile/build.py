@@ -14,7 +14,7 @@ from typing import Any
 from sandbox.errors import NotAvailableError
 from sandbox.profile.checks import LIMIT_OF_RLIMIT
 from sandbox.profile.document import Path
-from sandbox.profile.kinds import Map
+from sandbox.profile.kinds import Map, nearest
 from sandbox.profile.later import LATER, lacking, whole
 from sandbox.profile.merge import Merged, Row
 from sandbox.profile.model import Environment, Limits, Mount, Net, Origin, Process, Profile, Root, User
@@ -60,7 +60,18 @@ def _value(merged: Merged, setting: Setting) -> Any:
 def _root(merged: Merged) -> Root:
     fields = _fields(merged, "root")
     row = merged.rows.get("root.from")
+    layers = merged.rows.get("root.layers")
+    if layers is not None and layers.roots.base is not None:
+        fields["layers"] = tuple(_layer(each, layers.roots.base) for each in fields["layers"])
     return Root(source=fields.pop("from"), base=row.roots.base if row else None, **fields)
+
+
+def _layer(written: str, base: str) -> str:
+    """A layer's directory is found from the file that names it, wherever the root is named."""
+    path = written.removeprefix("dir:")
+    if path.startswith(("image:", "/", "~")):
+        return written
+    return os.path.normpath(os.path.join(base, path))
 
 
 def _workdir(merged: Merged) -> str | None:
@@ -120,6 +131,7 @@ def check(merged: Merged) -> None:
     for destination, row in merged.table("mounts").items():
         _check_mount(merged, destination, row)
     _check_root(merged)
+    _check_user(merged)
     _check_net(merged)
     _check_require(merged)
     _check_rlimits(merged)
@@ -158,13 +170,22 @@ def _check_mount(merged: Merged, destination: str, row: Row) -> None:
 
 
 def _check_root(merged: Merged) -> None:
-    source, writable = merged.value("root.from"), merged.value("root.writable")
-    if merged.value("root.size") is not None and writable != "memory":
-        why = "is read-only" if writable == "no" else "is on disk, where no size can be held"
+    source, layers = merged.value("root.from"), merged.value("root.layers")
+    changes = Root(source=source, layers=layers, writable=merged.value("root.writable")).changes
+    if merged.value("root.size") is not None and changes != "memory":
+        why = "is read-only" if changes == "no" else "is on disk, where no size can be held"
         _fail(
             merged, ("root.size",), f"root.size has no use: the root {why}", 'writable = "memory" in [root]'
         )
-    if source.startswith("image:") and merged.value("user.ids") in ("single", "private"):
+    if layers and source == "host":
+        _fail(
+            merged,
+            ("root.layers",),
+            "root.layers has no use: the kernel puts no layers on the host's root",
+            'from = "empty", "image:REF" or "dir:PATH" in [root]',
+        )
+    images = source.startswith("image:") or any(each.startswith("image:") for each in layers)
+    if images and merged.value("user.ids") in ("single", "private"):
         _fail(
             merged,
             ("user.ids", "root.from"),
@@ -173,20 +194,47 @@ def _check_root(merged: Merged) -> None:
         )
 
 
+def _check_user(merged: Merged) -> None:
+    wanted = merged.value("user.map")
+    if merged.value("root.layers") or merged.value("root.from") not in ("host", "empty"):
+        return
+    user, colon, group = wanted.partition(":")
+    if wanted in ("keep", "root") or (colon and user.isdigit() and group.isdigit()):
+        return
+    hint = nearest(wanted, ("keep", "root"))
+    if user.isdigit() and not colon:
+        hint = f'; with a group it would be "{wanted}:{wanted}"'
+    _fail(
+        merged,
+        ("user.map",),
+        f'user.map = "{wanted}" is looked up in the accounts of an image or a directory, and the root is '
+        f'"{merged.value("root.from")}"{hint}',
+        'map = "keep", "root" or "UID:GID" in [user]',
+    )
+
+
 def _check_net(merged: Merged) -> None:
     mode = merged.value("net.mode")
-    keys = ("publish", "allow", "deny", "dns", "rate")
+    useless = {
+        "none": ("there is no network", ("allow", "deny", "dns", "reach", "rate")),
+        "host": (
+            "the network is the host's own",
+            ("publish", "activate", "allow", "deny", "dns", "reach", "rate"),
+        ),
+        "proxy": ("nothing but a proxy can be reached", ("rate",)),
+    }
+    why, keys = useless.get(mode, ("", ()))
     for name in keys:
         given = merged.value(f"net.{name}")
-        if given not in (None, ()) and mode in ("none", "host"):
-            why = "there is no network" if mode == "none" else "the network is the host's own"
+        # nothing is also what an empty list of allow says
+        if given not in (None, ()) or (name == "allow" and given == () and mode == "host"):
             _fail(
                 merged,
                 (f"net.{name}",),
                 f'net.{name} has no use: {why} (net.mode = "{mode}")',
                 f"remove {name}" if lacking("net.mode", "user") else 'mode = "user" in [net]',
             )
-    if merged.value("net.backend") != "auto" and mode in ("none", "host"):
+    if merged.value("net.backend") != "auto" and mode in useless:
         _fail(merged, ("net.backend",), f'net.backend has no use with net.mode = "{mode}"', "remove backend")
 
 

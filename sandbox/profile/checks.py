@@ -11,10 +11,12 @@ from collections.abc import Mapping
 
 from sandbox.kernel import CAPABILITIES, RLIMITS
 from sandbox.profile.kinds import check_path, nearest
+from sandbox.units import bytes_per_second
 
 __all__ = [
     "LIMIT_OF_RLIMIT",
     "REQUIREMENTS",
+    "activate",
     "address",
     "allow_rule",
     "capability",
@@ -70,6 +72,7 @@ _LAST_ID = 2**32 - 2
 _HOST_NAME_MAX = 64  # <linux/utsname.h>
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.@-]{0,255}\$?", re.ASCII)
 _VARIABLE = re.compile(r"[^=\0]+")
 _NETWORK = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", re.ASCII)
@@ -130,23 +133,24 @@ def capability(text: str) -> str:
 
 
 def user_map(text: str) -> str:
-    """ "keep", "root" or "UID:GID"."""
+    """ "keep", "root", or USER[:GROUP], each an id or the name that the root has for one."""
     if text in ("keep", "root"):
         return text
-    uid, colon, gid = text.partition(":")
-    if not colon:
-        hint = (
-            f'; with a group it would be "{text}:{text}"'
-            if text.isdigit()
-            else nearest(text, ("keep", "root"))
-        )
-        raise ValueError(f'"{text}" is not "keep", "root" or "UID:GID"{hint}')
-    for part in (uid, gid):
-        if not re.fullmatch(r"[0-9]{1,10}", part, re.ASCII):
-            raise ValueError(f'"{part}" is not an id; both have digits only, as in "1000:1000"')
-        if int(part) > _LAST_ID:
-            raise ValueError(f"{part} is not an id: the largest is {_LAST_ID}")
-    return f"{int(uid)}:{int(gid)}"
+    user, colon, group = text.partition(":")
+    if user == "keep":
+        raise ValueError(f'"{text}": "keep" takes no group')
+    return _user(user) + (f":{_user(group)}" if colon else "")
+
+
+def _user(part: str) -> str:
+    """A name, or an id without needless zeros: what begins as a number must be one."""
+    if _USER.fullmatch(part):
+        return part
+    if not re.fullmatch(r"[0-9]+", part, re.ASCII):
+        raise ValueError(f'"{part}" is not an id, and no name; ids have digits only, as in "1000:1000"')
+    if len(part.lstrip("0")) > 10 or int(part) > _LAST_ID:
+        raise ValueError(f"{part[:20]} is not an id: the largest is {_LAST_ID}")
+    return str(int(part))
 
 
 def root_source(text: str) -> str:
@@ -167,18 +171,28 @@ def root_source(text: str) -> str:
     return text
 
 
+def layer(text: str) -> str:
+    """A path, or "image:REF"."""
+    if text.startswith("image:"):
+        return root_source(text)
+    check_path(text.removeprefix("dir:"))
+    return text
+
+
 def network(text: str) -> str:
     """A mode of [net], or the name of a network."""
-    if text not in ("none", "host", "user") and not _NETWORK.fullmatch(text):
-        raise ValueError(f'"{text}" is not "none", "user", "host" or the name of a network')
+    if text not in ("none", "host", "user", "proxy") and not _NETWORK.fullmatch(text):
+        raise ValueError(f'"{text}" is not "none", "user", "proxy", "host" or the name of a network')
     return text
 
 
 def address(text: str) -> str:
-    """An IPv4 or IPv6 address."""
+    """An IPv4 or IPv6 address, as it is the same everywhere: without a scope, which may be any text."""
     import ipaddress
 
     try:
+        if "%" in text:
+            raise ValueError
         ipaddress.ip_address(text)
     except ValueError:
         raise ValueError(f'"{text}" is not an IP address') from None
@@ -193,32 +207,10 @@ def own_name(text: str) -> str:
 
 
 def allow_rule(text: str) -> str:
-    """HOST[:PORT]: a name (also *.NAME), an address or a network, with [] around IPv6."""
-    host, port = _split_port(text)
-    if port and not _is_port(port):
-        raise ValueError(f'"{port}" is not a port')
-    if "/" in host or ":" in host or host.replace(".", "").isdigit():
-        import ipaddress
+    """An entry of `net.allow` or `net.deny`, in the one spelling that `sandbox.destination` has for it."""
+    from sandbox.destination import parse
 
-        try:
-            ipaddress.ip_network(host, strict=False)
-        except ValueError:
-            raise ValueError(f'"{host}" is not an address or network') from None
-    else:
-        own_name(host.removeprefix("*."))
-    return text
-
-
-def _split_port(text: str) -> tuple[str, str]:
-    if text.startswith("["):
-        host, bracket, port = text[1:].partition("]")
-        if not bracket or (port and not port.startswith(":")):
-            raise ValueError(f'"{text}" is not HOST or HOST:PORT')
-        return host, port[1:]
-    if text.count(":") > 1:
-        return text, ""
-    host, _, port = text.partition(":")
-    return host, port
+    return str(parse(text))
 
 
 def _is_port(text: str) -> bool:
@@ -226,22 +218,24 @@ def _is_port(text: str) -> bool:
 
 
 def publish(text: str) -> str:
-    """[IP:]PORT:PORT[/udp|/tcp]; IPv6 addresses in []."""
-    rest, slash, protocol = text.partition("/")
-    outer, colon, inner = rest.rpartition(":")
-    ip, _, port = outer.rpartition(":")
-    right = colon and _is_port(inner) and _is_port(port) and (not slash or protocol in ("tcp", "udp"))
-    if not right:
-        raise ValueError(f'"{text}" is not [IP:]PORT:PORT[/udp], as in "8080:80"')
-    if ip:
-        address(ip[1:-1] if ip.startswith("[") and ip.endswith("]") else ip)
+    """An entry of `net.publish` (`sandbox.ports`)."""
+    from sandbox.ports import parse
+
+    parse(text)
+    return text
+
+
+def activate(text: str) -> str:
+    """An entry of `net.activate` (`sandbox.ports`)."""
+    from sandbox.ports import parse_named
+
+    parse_named(text)
     return text
 
 
 def rate(text: str) -> str:
     """Bits per second for tc(8)."""
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?[kmg]?bit", text, re.ASCII):
-        raise ValueError(f'"{text}" is not a rate, as in "10mbit"')
+    bytes_per_second(text)
     return text
 
 

@@ -16,10 +16,11 @@ from sandbox.errors import ProfileError
 from sandbox.profile.model import Origin
 from sandbox.words import printable
 
-__all__ = ["MAX_DEPTH", "Document", "Path", "Place", "parse", "scan"]
+__all__ = ["MAX_DEPTH", "Document", "Path", "Place", "parse", "point", "scan"]
 
 #: How deep tables and lists may be nested: positions are found by recursion.
 MAX_DEPTH = 32
+_FLATTER = "write it without tables in tables"
 
 #: A key or value of a document: keys and array indexes from the top.
 Path = tuple[str | int, ...]
@@ -79,11 +80,19 @@ class Document:
     def where(self, path: Path, message: str, *, key: bool = False) -> str:
         """*message* with the position of *path* before it, and the line and a caret behind."""
         place = self._place(path)
-        if len(message) > _LONGEST:
-            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
         if place is None:
-            return f"{printable(self.source)}: {printable(message)}"
-        return _point(self.source, self._text, place.key if key else place.value, message)
+            return f"{printable(self.source)}: {printable(_cut(message))}"
+        return point(self.source, self._text, place.key if key else place.value, message)
+
+    @property
+    def text(self) -> str:
+        """The file's text."""
+        return self._text
+
+    def span(self, path: Path, *, key: bool = False) -> tuple[int, int]:
+        """Offsets into `text`: of the value at *path*, its key, or of the nearest thing around it."""
+        place = self._place(path)
+        return (0, 1) if place is None else place.key if key else place.value
 
     def has(self, path: Path) -> bool:
         """Whether the document says anything at *path*."""
@@ -117,14 +126,14 @@ def parse(text: str, source: str, *, file: str = "", base: str | None = None) ->
     except tomli.TOMLDecodeError as error:
         at = min(error.pos, len(text))
         message = error.msg[:1].lower() + error.msg[1:]
-        raise ProfileError(_point(source, text, (at, at + 1), message)) from None
+        raise ProfileError(point(source, text, (at, at + 1), message)) from None
     except RecursionError:
-        raise ProfileError(f"{printable(source)}: nested too deeply") from None
+        raise ProfileError(f"{printable(source)}: nested too deeply", _FLATTER) from None
     except ValueError as error:  # a number with thousands of digits
         raise ProfileError(f"{printable(source)}: {error}") from None
     if _deeper(data, MAX_DEPTH):
         raise ProfileError(
-            f"{printable(source)}: nested too deeply; a profile has at most {MAX_DEPTH} levels"
+            f"{printable(source)}: nested too deeply; a profile has at most {MAX_DEPTH} levels", _FLATTER
         )
     return Document(source, data, text, file=file, base=base)
 
@@ -157,7 +166,9 @@ _LONGEST = 800
 _WIDTH = 160
 
 
-def _point(source: str, text: str, span: tuple[int, int], message: str) -> str:
+def point(source: str, text: str, span: tuple[int, int], message: str) -> str:
+    """*message* with file, line and column before it, and behind it the line with a caret below *span*."""
+    message = _cut(message)
     line, column = _position(text, span[0])
     begin = span[0] - column + 1
     end = text.find("\n", begin)
@@ -171,6 +182,12 @@ def _point(source: str, text: str, span: tuple[int, int], message: str) -> str:
     return (
         f"{printable(source)}:{line}:{column}: {printable(message)}\n"
         f"{number}{printable(shown)}\n{' ' * (len(number) - 2)}| {blank}{caret}"
+    )
+
+
+def _cut(message: str) -> str:
+    return (
+        message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
     )
 
 

@@ -35,10 +35,19 @@ __all__ = [
 
 
 class Wrong(ValueError):
-    """A value is wrong; `path` leads from it to the part that is, `key` when that part's key is meant."""
+    """A value is wrong; `path` leads from it to the part that is, `key` when that part's key is meant.
+    `mend` is what helps where the message does not say it."""
 
-    def __init__(self, message: str, path: tuple[str | int, ...] = (), *, key: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        path: tuple[str | int, ...] = (),
+        *,
+        key: bool = False,
+        mend: str | None = None,
+    ) -> None:
         super().__init__(message)
+        self.mend = mend
         self.path = path
         self.key = key
 

@@ -26,24 +26,7 @@ class Later:
     known: tuple[str, ...] = ()
 
 
-_NETWORK = 'net.mode = "none" (no network) or "host" (the caller\'s)'
-
 _ROWS = (
-    Later(
-        "root.from",
-        'from = "host", "empty" or "dir:PATH"',
-        lambda value: value not in ("host", "empty") and not value.startswith("dir:"),
-    ),
-    Later("root.layers", 'from = "dir:PATH", with everything in it'),
-    Later("root.driver", 'driver = "overlay", the kernel\'s', lambda value: value == "fuse-overlayfs"),
-    Later("user.ids", 'ids = "range"', lambda value: value == "private"),
-    Later("net.mode", _NETWORK, lambda value: value not in ("none", "host"), ("none", "host")),
-    Later("net.backend", _NETWORK),
-    Later("net.publish", _NETWORK),
-    Later("net.allow", _NETWORK),
-    Later("net.deny", _NETWORK),
-    Later("net.dns", _NETWORK),
-    Later("net.rate", _NETWORK),
     Later(
         "process.init",
         "init = true: without it nothing would reap, and PID 1 ignores signals",

@@ -23,7 +23,7 @@ from sandbox.profile.build import build, check
 from sandbox.profile.document import MAX_DEPTH, Document, Path, parse
 from sandbox.profile.kinds import nearest
 from sandbox.profile.model import Origin, Profile
-from sandbox.words import printable
+from sandbox.words import printable, quote
 
 __all__ = ["Given", "Loader", "Project", "from_dict", "load", "names"]
 
@@ -130,7 +130,8 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         shown = printable(name)
         raise ProfileError(
-            f'"{shown}" is not the name of a profile; a file is named by its path, as in "./{shown}.toml"'
+            f'"{shown}" is not the name of a profile; a file is named by its path, as in "./{shown}.toml"',
+            "sandbox profile list",
         )
 
 
@@ -222,9 +223,11 @@ class Loader:
         except FileNotFoundError:
             if missing:
                 raise ProfileError(missing, "sandbox profile list") from None
-            raise ProfileError(f"cannot read the profile {shown}: it does not exist") from None
+            mend = "sandbox profile list    or sandbox profile new, for a file to start from"
+            raise ProfileError(f"cannot read the profile {shown}: it does not exist", mend) from None
         except OSError as error:
-            raise ProfileError(f"cannot read the profile {shown}: {error.strerror}") from None
+            mend = files.opening(os.path.abspath(path))
+            raise ProfileError(f"cannot read the profile {shown}: {error.strerror}", mend) from None
         real = os.path.realpath(path)
         self.files.append(real)
         if real != path:
@@ -234,7 +237,8 @@ class Loader:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            raise ProfileError(f"{shown}:{line}: not UTF-8, in which TOML is written") from None
+            mend = f"iconv -t UTF-8 {quote(path)}"
+            raise ProfileError(f"{shown}:{line}: not UTF-8, in which TOML is written", mend) from None
 
     # --- projects ----------------------------------------------------------------------------------
 

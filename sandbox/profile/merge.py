@@ -94,7 +94,10 @@ def _setting(document: Document, table: str, name: str, value: Any) -> Iterator[
         parsed = kind.parse(value)
     except Wrong as error:
         whole = path + error.path
-        document.fail(whole, _about(setting, error, path), key=error.key)
+        origin = str(document.origin(whole))
+        # An option is no key, and where in the list its value is to be appended is nobody's business.
+        option = (setting.key,) if extend and origin.startswith("option ") else path
+        document.fail(whole, _about(error, path, option), _mend(setting, error, origin), key=error.key)
     if isinstance(kind, Map):
         written = {kind.key(key): key for key in value}
         for key, each in parsed.items():
@@ -103,15 +106,28 @@ def _setting(document: Document, table: str, name: str, value: Any) -> Iterator[
         yield Change(setting, None, "extend" if extend else "set", parsed, path)
 
 
-def _about(setting: Setting, error: Wrong, path: Path) -> str:
+def _about(error: Wrong, path: Path, option: Path) -> str:
     """The error's text, with the key in front where the text would not say what it is about."""
     text = str(error)
+    if option != path:
+        return f"{option[0]} {text}" if text.startswith(("must", "has ", "is ")) else text
     within = path + error.path
     if text.startswith("has no key"):
         within = within[:-1]
     if text.startswith(("must", "has ", "is ")):
         return f"{_dotted(within)} {text}"
     return f"{_dotted(within)}: {text}"
+
+
+def _mend(setting: Setting, error: Wrong, origin: str) -> str | None:
+    """The form that a value from *origin* has, where the error does not say it already."""
+    if error.mend or "did you mean" in str(error):
+        return error.mend
+    for option in setting.options:
+        if origin == f"option {option.flags[-1]}":
+            return option.usage
+    kind = setting.kind.item if isinstance(setting.kind, List | Map) else setting.kind
+    return None if kind.words in str(error) else f"{setting.key}: {kind.words}"
 
 
 def _dotted(path: Path) -> str:

@@ -48,10 +48,23 @@ class Root:
 
     source: str = "host"
     layers: tuple[str, ...] = ()
-    writable: Literal["no", "memory", "disk"] = "no"
+    writable: Literal["auto", "no", "memory", "disk"] = "auto"
     size: int | None = None
     driver: Literal["auto", "overlay", "fuse-overlayfs"] = "auto"
     base: str | None = None
+
+    @property
+    def layered(self) -> bool:
+        """Whether it is made of layers: an image, or several directories."""
+        return self.source.startswith("image:") or bool(self.layers)
+
+    @property
+    def changes(self) -> Literal["no", "memory", "disk"]:
+        """Where changes are kept: as `writable` says; auto is memory for an image, else nowhere."""
+        if self.writable != "auto":
+            return self.writable
+        images = self.source.startswith("image:") or any(each.startswith("image:") for each in self.layers)
+        return "memory" if images else "no"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """`[user]`. `map` is "keep", "root" or "UID:GID"."""
+    """`[user]`. `map` is "keep", "root" or USER[:GROUP], ids or, with a root that has accounts, names."""
 
     map: str = "keep"
     ids: Literal["auto", "single", "range", "private"] = "auto"
@@ -108,11 +121,14 @@ class Net:
     mode: str = "none"
     backend: Literal["auto", "pasta", "slirp4netns"] = "auto"
     publish: tuple[str, ...] = ()
+    activate: tuple[str, ...] = ()
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     hosts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     rate: str | None = None
+    #: "private", "host", "loopback", "link-local": what can be reached besides the internet
+    reach: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +167,8 @@ class Profile:
     schema: int = 1
     description: str = ""
     command: tuple[str, ...] = ()
+    #: None: the image's own, if there is one
+    entrypoint: tuple[str, ...] | None = None
     require: tuple[str, ...] = ()
     root: Root = field(default_factory=Root)
     mounts: tuple[Mount, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sandbox import paths
@@ -19,7 +19,7 @@ from sandbox.profile.later import lacking, whole
 from sandbox.profile.loader import READ, Given, quote_key
 from sandbox.profile.model import Origin
 from sandbox.profile.settings import SETTINGS, Option, Setting
-from sandbox.words import printable
+from sandbox.words import printable, quote
 
 if TYPE_CHECKING:
     import argparse
@@ -44,10 +44,12 @@ def _dest(option: Option) -> str:
     return "profile_" + option.flags[-1].lstrip("-").replace("-", "_")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of all settings to *parser*, in a group of their own."""
+def add_options(parser: argparse.ArgumentParser, tables: Collection[str] = ()) -> None:
+    """Add the options of all settings to *parser*, in a group of their own; or of those of *tables* only."""
     group = parser.add_argument_group("settings of the profile")
     for setting in SETTINGS:
+        if tables and setting.key.partition(".")[0] not in tables:
+            continue
         for option in setting.options:
             group.add_argument(
                 *option.flags,
@@ -76,18 +78,19 @@ def overrides_from(namespace: argparse.Namespace) -> dict[str, object]:
             values = getattr(namespace, _dest(option), None)
             make = _SPECIAL.get(name, _plain)
             if values and name not in _ENVIRONMENT:
-                with _named(name):
+                with _named(name, option.usage):
                     _add(found, make(_Use(setting, option, name, values)))
     found.update(_environment(namespace))
     return found
 
 
 @contextlib.contextmanager
-def _named(option: str) -> Iterator[None]:
+def _named(option: str, usage: str) -> Iterator[None]:
     try:
         yield
     except Wrong as error:
-        raise ProfileError(f"option {option}: {printable(str(error))}") from None
+        mend = error.mend or (None if "did you mean" in str(error) else usage)
+        raise ProfileError(f"option {option}: {printable(str(error))}", mend) from None
 
 
 def _add(found: dict[str, object], made: Iterator[tuple[str, Given]]) -> None:
@@ -97,9 +100,9 @@ def _add(found: dict[str, object], made: Iterator[tuple[str, Given]]) -> None:
         if not isinstance(old, Given):
             found[key] = given
         elif old.origin == given.origin and key.startswith("mounts."):
-            raise Wrong(f"two mounts on {key.removeprefix('mounts.')}")
+            raise Wrong(f"two mounts on {key.removeprefix('mounts.')}", mend="remove one of them")
         else:
-            raise Wrong(f"contradicts {old.origin}")
+            raise Wrong(f"contradicts {old.origin}", mend="remove one of them")
 
 
 def _plain(use: _Use) -> Iterator[tuple[str, Given]]:
@@ -125,6 +128,20 @@ def _root(use: _Use) -> Iterator[tuple[str, Given]]:
             raise Wrong("needs a directory")
         text = "dir:" + text.removeprefix("dir:")
     yield use.setting.key, Given(text, Origin(f"option {use.name}"))
+
+
+def _entrypoint(use: _Use) -> Iterator[tuple[str, Given]]:
+    """A word, or a JSON list of them; '' for none."""
+    text = use.values[-1]
+    words: object = [text] if text else []
+    if text.startswith("["):
+        import json
+
+        try:
+            words = json.loads(text)
+        except (ValueError, RecursionError):
+            raise Wrong(f'"{text}" is no JSON list', mend="""--entrypoint '["sh", "-c"]'""") from None
+    yield use.setting.key, Given(words, Origin(f"option {use.name}"))
 
 
 # --- mounts --------------------------------------------------------------------------------------------
@@ -155,11 +172,23 @@ def parse_bind(text: str) -> tuple[str, dict[str, object]]:
     parts = _split(text)
     if len(parts) not in (2, 3) or not parts[0] or not parts[1]:
         hint = f'; did you mean "{text}:{text}"?' if len(parts) == 1 and text else ""
-        raise Wrong(f'"{text}" is not SRC:DST or SRC:DST:MODE{hint}')
+        raise Wrong(f'"{text}" is not SRC:DST or SRC:DST:MODE{hint}', mend=_escaped(text))
     mode = parts[2] if len(parts) == 3 else "rw"
     if mode not in _MODES:
-        raise Wrong(f'"{mode}" is not a mode of a mount, which is ro, rw or overlay{nearest(mode, _MODES)}')
+        known = f"a mode of a mount, which is ro, rw or overlay{nearest(mode, _MODES)}"
+        raise Wrong(f'"{mode}" is not {known}', mend=_escaped(text))
     return parts[1], {"source": parts[0], "mode": mode}
+
+
+def _escaped(text: str) -> str | None:
+    """How to write *text*, where the source is likely to have a colon in its name."""
+    head, _, mode = text.rpartition(":")
+    paths_, mode = (head, f":{mode}") if mode in _MODES else (text, "")
+    source, middle, destination = paths_.rpartition(":/")
+    if not middle or not _split(source)[1:]:
+        return None
+    fixed = ":".join(part.replace("\\", "\\\\") for part in _split(source)).replace(":", "\\:")
+    return f"write a colon of a path as \\:, in quotes: '{printable(f'{fixed}:/{destination}{mode}')}'"
 
 
 def parse_tmpfs(text: str) -> tuple[str, dict[str, object]]:
@@ -203,10 +232,10 @@ def _environment(namespace: argparse.Namespace) -> dict[str, object]:
     the later over the earlier, as container tools have it."""
     chosen: dict[str, _Variable] = {}
     files_ = env_files(namespace)
-    with _named("--env-file"):
+    with _named("--env-file", "one NAME or NAME=VALUE a line"):
         for path in files_:
             chosen.update(_in_file(path))
-    with _named("--env"):
+    with _named("--env", "--env NAME[=VALUE]"):
         for text in getattr(namespace, "profile_env", None) or ():
             name, value = _variable(text, f'"{text}" is')
             chosen[name] = _Variable(value, Origin("option --env"))
@@ -250,7 +279,8 @@ def _lines(path: str) -> list[str]:
     try:
         data = files.read_once(path)
     except OSError as error:
-        raise Wrong(f"cannot read {path}: {error.strerror}") from None
+        mend = f"ls -l {quote(path)}   (one NAME or NAME=VALUE a line)"
+        raise Wrong(f"cannot read {path}: {error.strerror}", mend=mend) from None
     return data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
 
 
@@ -258,6 +288,7 @@ _SPECIAL: dict[str, Callable[[_Use], Iterator[tuple[str, Given]]]] = {
     "--bind": _mounts(parse_bind),
     "--tmpfs": _mounts(parse_tmpfs),
     "--root": _root,
+    "--entrypoint": _entrypoint,
 }
 
 

@@ -47,6 +47,11 @@ class Option:
     #: put before the value, as "dir:" for --root
     prefix: str = ""
 
+    @property
+    def usage(self) -> str:
+        """How it is written."""
+        return f"{self.flags[-1]} {self.metavar}"
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -110,6 +115,21 @@ _TOP = (
         narrows=narrows.always,
     ),
     Setting(
+        "entrypoint",
+        List(Free("a text"), 'a list of words, as in ["sh", "-c"]', unique=False),
+        None,
+        "What goes before the command, instead of an image's own entry point and command; [] for nothing.",
+        (
+            Option(
+                ("--entrypoint",),
+                "WORD|[WORDS]",
+                "what goes before the command, instead of the image's; '' for nothing, or a JSON list",
+            ),
+        ),
+        # Never narrowing: it would run the project's code with what the user pipes into a command of theirs.
+        clear=True,
+    ),
+    Setting(
         "require",
         List(
             Text("the name of a limit, net or seccomp", checks.requirement),
@@ -136,17 +156,17 @@ _ROOT = (
     ),
     Setting(
         "root.layers",
-        List(Text("a path or name", check_path), _TEXTS, unique=False),
+        List(Text('a path, or "image:REF"', checks.layer), _TEXTS, unique=False),
         (),
-        "Layers on top of it, read-only, lowest first.",
+        "Layers on top of it, read-only, lowest first: directories and images.",
     ),
     Setting(
         "root.writable",
-        Choice("no", "memory", "disk"),
-        "no",
-        "Where changes to the root are kept until the end, if any can be made; with disk those of overlays "
-        "in [mounts] are on disk as well, else in memory.",
-        narrows=narrows.to("disk", "memory", "no"),
+        Choice("auto", "no", "memory", "disk"),
+        "auto",
+        "Where changes to the root are kept until the end, if any can be made: auto is memory for an image, "
+        "else no; with disk those of overlays in [mounts] are on disk as well, else in memory.",
+        narrows=narrows.to("disk", "memory", "auto", "no"),
     ),
     Setting(
         "root.size",
@@ -187,10 +207,11 @@ _MOUNTS = (
 _USER = (
     Setting(
         "user.map",
-        Text('"keep", "root" or "UID:GID"', checks.user_map),
+        Text('"keep", "root", "UID:GID" or "USER[:GROUP]"', checks.user_map),
         "keep",
-        "Who the command is inside: the caller, root, or any other.",
-        (Option(("-u", "--user"), "keep|root|UID:GID", "who the command is inside"),),
+        "Who the command is inside: the caller, root, or any other; by name where the root is an image or a "
+        "directory, whose own accounts tell.",
+        (Option(("-u", "--user"), "keep|root|USER[:GROUP]", "who the command is inside"),),
     ),
     Setting(
         "user.ids",
@@ -257,7 +278,8 @@ _LIMITS = (
             checks.io_path,
         ),
         {},
-        "Bytes and operations per second, read and written, of the disk that a path is on.",
+        "Bytes and operations per second, read and written, of the disk that a path is on. What is written "
+        "to a file counts for who wrote to it first.",
         clear=True,
     ),
     _limit(
@@ -312,10 +334,11 @@ _LIMITS = (
 _NET = (
     Setting(
         "net.mode",
-        Text('"none", "user", "host" or the name of a network', checks.network),
+        Text('"none", "user", "proxy", "host" or the name of a network', checks.network),
         "none",
-        "Nothing but a loopback device, a network of its own with a way out, or the caller's.",
-        (Option(("--net",), "none|host|user|NAME", "which network there is"),),
+        "Nothing but a loopback device, a network of its own with a way out, nothing but a proxy (HTTP and "
+        "SOCKS5, which programs learn of by variables), or the caller's.",
+        (Option(("--net",), "none|user|proxy|host|NAME", "which network there is"),),
         narrows.net_mode,
     ),
     Setting(
@@ -333,10 +356,27 @@ _NET = (
         narrows.fewer,
     ),
     Setting(
+        "net.activate",
+        List(Text("[NAME=][IP:]PORT:PORT[/udp]", checks.activate), 'a list, as in ["http=8080:80"]'),
+        (),
+        "Like publish, and what waits inside are sockets that commands get, in this order, as services of "
+        "systemd do (LISTEN_FDS).",
+        (
+            Option(
+                ("--activate",),
+                "[NAME=][IP:]PORT:PORT[/udp]",
+                "publish a port, and hand the command the socket inside (LISTEN_FDS)",
+                True,
+            ),
+        ),
+        narrows.fewer,
+    ),
+    Setting(
         "net.allow",
-        List(Text("HOST[:PORT]", checks.allow_rule), 'a list, as in ["pypi.org:443"]'),
+        List(Text("HOST[:PORT]", checks.allow_rule), 'a list, as in ["example.org:443"]'),
         None,
-        "All that can be reached; without it everything can.",
+        "All that can be reached; without it everything can. A name, *.NAME for those below it, an address "
+        "or a network, with a port or for all; /tcp or /udp behind it for one protocol.",
         (Option(("--allow",), "HOST[:PORT]", "let only these be reached", True),),
         lambda before, after, context: after is not None and (before is None or set(after) <= set(before)),
         clear=True,
@@ -345,7 +385,7 @@ _NET = (
         "net.deny",
         List(Text("HOST[:PORT]", checks.allow_rule), _TEXTS),
         (),
-        "What can't be reached.",
+        "What can't be reached, whatever allow says.",
         narrows=narrows.more,
     ),
     Setting(
@@ -360,6 +400,14 @@ _NET = (
         {},
         "Names for /etc/hosts, with their addresses.",
         clear=True,
+    ),
+    Setting(
+        "net.reach",
+        List(Choice("private", "host", "loopback", "link-local"), 'a list, as in ["private"]'),
+        (),
+        "What can be reached besides the internet: private networks, the addresses of the host, its loopback "
+        "(at the gateway's address), link-local addresses with the metadata services of clouds.",
+        narrows=narrows.fewer,
     ),
     Setting(
         "net.rate",

@@ -277,10 +277,19 @@ def new(name: str | None = None, *, extends: str = "default", cwd: str | None = 
             f"sandbox profile check {quote(name) if name else ''}".rstrip(),
         ) from None
     except OSError as error:
-        raise SandboxError(f"cannot write {printable(path)}: {error.strerror}") from error
+        raise SandboxError(f"cannot write {printable(path)}: {error.strerror}", _elsewhere(name)) from error
     with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
     return path
+
+
+def _elsewhere(name: str | None) -> str:
+    """Where else the file could be written to."""
+    if name is None:
+        return "cd to a directory that you may write in"
+    if loader.is_path(name):
+        return "name a file in a directory that you may write in"
+    return f"set XDG_CONFIG_HOME to a directory of yours, or name a file: sandbox profile new ./{name}.toml"
 
 
 def _new_path(name: str | None, here: loader.Loader) -> str:

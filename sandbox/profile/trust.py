@@ -25,7 +25,7 @@ from sandbox.profile.build import build, value_of
 from sandbox.profile.document import Document
 from sandbox.profile.model import Mount, Profile
 from sandbox.profile.settings import BY_KEY, SETTINGS
-from sandbox.words import printable
+from sandbox.words import printable, quote
 
 if TYPE_CHECKING:
     from sandbox.profile.loader import Loader, Project
@@ -88,7 +88,8 @@ def accept(found: Review) -> None:
         _write(_record(found.file), record.encode() + b"\n")
     except OSError as error:
         raise SandboxError(
-            f"cannot keep the trust in {error.filename or _directory()}: {error.strerror}"
+            f"cannot keep the trust in {error.filename or _directory()}: {error.strerror}",
+            f"ls -ld {quote(_directory())}    (it must be yours and writable, on a disk with room)",
         ) from error
 
 
@@ -115,7 +116,8 @@ def untrust(path: str | None = None, *, cwd: str | None = None) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise SandboxError(f"cannot remove {error.filename}: {error.strerror}") from error
+        mend = f"ls -ld {quote(_directory())}    (it must be yours and writable)"
+        raise SandboxError(f"cannot remove {error.filename}: {error.strerror}", mend) from error
     return True
 
 
@@ -169,7 +171,8 @@ def _find(path: str | None, cwd: str | None) -> tuple[Loader, Project]:
     project = loader.project()
     if project is None or project.directory != directory or target not in (directory, project.file):
         raise ProfileError(
-            f"{printable(path)} is not a project's sandbox.toml, or pyproject.toml with [tool.sandbox]"
+            f"{printable(path)} is not a project's sandbox.toml, or pyproject.toml with [tool.sandbox]",
+            "name the directory of one, or make one: sandbox profile new",
         )
     return loader, project
 

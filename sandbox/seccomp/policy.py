@@ -25,6 +25,7 @@ from sandbox.seccomp.bpf import ALLOW, PRETEND, Action, Clause, Compare, Rule, e
 __all__ = ["GROUPS", "RULES", "STRICT_RULES", "Group", "core_rules", "rules"]
 
 EPERM = errno(1)
+ENOMEM = errno(12)
 ENOSYS = errno(38)
 EPROTONOSUPPORT = errno(93)
 EAFNOSUPPORT = errno(97)
@@ -220,7 +221,8 @@ GROUPS = (
 
 # -- Calls judged by their arguments ---------------------------------------------------------------
 # Constants are those of linux/sched.h, linux/socket.h, linux/net.h, linux/in.h, linux/netlink.h,
-# linux/personality.h, asm-generic/ioctls.h, linux/fcntl.h: equal on all our machines.
+# linux/personality.h, asm-generic/ioctls.h, linux/fcntl.h, linux/mman.h, linux/memfd.h, linux/shm.h: equal
+# on all our machines.
 
 # NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET. clone takes 32 bits of flags and has no
 # NEWTIME (its bit belongs to the exit signal there); unshare has.
@@ -288,6 +290,22 @@ _PERSONALITY = Rule(
     "personality: only PER_LINUX32, UNAME26, ADDR_NO_RANDOMIZE",
 )
 
+
+def _no_huge_pages(call: str, argument: int, flag: int) -> Rule:
+    """Memory cgroups don't count the huge pages that an administrator set aside, and no process's share of
+    memory has them in it: so there are none, as on a machine where nobody did. All who ask do without."""
+    return Rule(
+        (Clause((Compare(argument, (0,), flag, negate=True),), ENOMEM),), ALLOW, f"{call}: no huge pages"
+    )
+
+
+# MAP_HUGETLB, MFD_HUGETLB, SHM_HUGETLB. Transparent huge pages are counted, and allowed.
+_HUGE_PAGES = {
+    "mmap": _no_huge_pages("mmap", 3, 0x4_0000),
+    "memfd_create": _no_huge_pages("memfd_create", 1, 0x4),
+    "shmget": _no_huge_pages("shmget", 2, 0x800),
+}
+
 _SOCKET = _socket((_NETLINK_ROUTE,), "ROUTE")
 # Container engines set up their networks with nftables.
 _NESTED_SOCKET = _socket((_NETLINK_ROUTE, _NETLINK_NETFILTER), "ROUTE, NETFILTER")
@@ -321,6 +339,7 @@ _NOT_INIT = {
 
 RULES = {
     **_NOT_INIT,
+    **_HUGE_PAGES,
     "socket": _SOCKET,
     "socketpair": _SOCKET,
     "ioctl": _IOCTL,
@@ -330,6 +349,7 @@ RULES = {
 }
 _NESTED_RULES = {
     **_NOT_INIT,
+    **_HUGE_PAGES,
     "socket": _NESTED_SOCKET,
     "socketpair": _NESTED_SOCKET,
     "ioctl": _IOCTL,

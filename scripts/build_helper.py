@@ -46,7 +46,7 @@ def is_fresh(root: Path, target: Path) -> bool:
         return False
     headers = (root / "helpers").glob("*.h")
     inputs = [*sources(root), *headers, root / "helpers", Path(__file__)]
-    return all(path.stat().st_mtime_ns <= built for path in inputs)
+    return all(path.stat().st_mtime_ns < built for path in inputs)
 
 
 def links_statically(compiler: list[str]) -> bool:
@@ -79,6 +79,7 @@ def zig_compiler() -> list[str] | None:
 
 def build(root: Path, target: Path, compiler: list[str] | None = None) -> None:
     """Compile to *target*, which is replaced at once: running sandboxes and other builds don't notice.
+    It is as old as the beginning, so that what was edited meanwhile, and may be half in it, is newer.
 
     Raises:
         BuildError: there is no compiler, or it failed.
@@ -91,6 +92,7 @@ def build(root: Path, target: Path, compiler: list[str] | None = None) -> None:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(prefix=".sandbox-helper.", dir=target.parent)
+    began = os.fstat(handle).st_mtime_ns  # by the file system's clock, as edits are
     os.close(handle)
     try:
         command = [*compiler, *FLAGS, *map(str, sources(root)), "-o", scratch]
@@ -98,6 +100,7 @@ def build(root: Path, target: Path, compiler: list[str] | None = None) -> None:
         if done.returncode != 0:
             raise BuildError(f"{shlex.join(command)}\n{done.stderr.rstrip()}")
         os.chmod(scratch, 0o755)
+        os.utime(scratch, ns=(began, began))
         os.replace(scratch, target)
     finally:
         Path(scratch).unlink(missing_ok=True)

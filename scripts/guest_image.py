@@ -30,7 +30,9 @@ PROGRAMS = {
     "unshare": "util-linux",
     "setpriv": "util-linux",
 }
-BUILD_PROGRAMS = {"mmdebstrap": "mmdebstrap"}
+BUILD_PROGRAMS = {"mmdebstrap": "mmdebstrap", "gcc": "gcc libc6-dev"}
+#: of scripts/guest, what decides what is in an image
+INPUTS = ("packages", "build", "delegate", "xstate.c")
 #: how many images stay when a new one is made: other checkouts may want theirs
 KEPT = 3
 #: wheels for Debian 12, whatever the Python of this machine is
@@ -82,12 +84,17 @@ def key(root: Path) -> str:
     """Names an image: everything that decides what is in it."""
     kernel = os.stat(program("linux.uml") or "linux.uml")
     parts = [
-        *((root / "scripts/guest" / name).read_text() for name in ("packages", "build", "delegate")),
+        *((root / "scripts/guest" / name).read_text() for name in INPUTS),
         *environment.requirements(root, "tests"),
         *PIP_OPTIONS,
         f"{kernel_version()} {kernel.st_size} {int(kernel.st_mtime)}",
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def preloaded(disk: Path) -> Path:
+    """The library that the kernel for this *disk* is started with: scripts/guest/xstate.c."""
+    return disk.with_suffix(".so")
 
 
 def own_cache() -> Path:
@@ -140,6 +147,7 @@ def make(root: Path, target: Path) -> None:
         wanted = [line.partition(";")[0] for line in environment.requirements(root, "tests")]
         environment.install(sys.executable, site, wanted, *PIP_OPTIONS)
         build(root, scratch, site, fresh)
+        compile_preloaded(root, preloaded(target))
         fresh.chmod(0o444)
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
@@ -151,6 +159,16 @@ def make(root: Path, target: Path) -> None:
     images = sorted(target.parent.glob("*.ext4"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in images[KEPT:]:
         old.unlink(missing_ok=True)
+        preloaded(old).unlink(missing_ok=True)
+
+
+def compile_preloaded(root: Path, target: Path) -> None:
+    source = root / "scripts/guest/xstate.c"
+    flags = ("-std=gnu11", "-D_GNU_SOURCE", "-O2", "-shared", "-fPIC")
+    command = ["gcc", *flags, str(source), "-o", str(target)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise GuestError(f"{source} does not compile:\n{done.stderr}  mend: apt install gcc libc6-dev")
 
 
 def build(root: Path, scratch: Path, site: Path, fresh: Path) -> None:

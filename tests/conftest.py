@@ -55,6 +55,15 @@ def need() -> Callable[..., None]:
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of the test's own, which holds nothing."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@pytest.fixture
 def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """HOME and the XDG directories below the test's own directory, and TMPDIR, too."""
     home = tmp_path / "home"
@@ -91,8 +100,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     broker.stop()  # this process's own is kept between launches
     left = leak_check.left_since(before, watched)
-    if left and all(line.startswith("cgroup ") for line in left):
-        # What a supervisor that was killed left is removed by the next launch; a test may have killed one.
+    if leak_check.only_cgroups(left):  # the test killed a supervisor
         sandbox.run(["true"], profile="untrusted", cwd="/usr")
         broker.stop()
         left = leak_check.left_since(before, watched)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import need
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -46,6 +48,7 @@ def project(tmp_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         '#include <stdio.h>\nint main(void) { puts("hello from C"); return 0; }\n'
     )
     (directory / "project.toml").write_text(blocks("toml")[0])
+    need("busybox")
     programs = tmp_home / "bin"
     programs.mkdir()
     command = programs / "sandbox"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shlex
@@ -17,6 +19,7 @@ import pytest
 
 import sandbox
 from sandbox.cli import fast
+from sandbox.cli.report import make_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 
@@ -154,6 +157,46 @@ def test_the_command_can_not_replace_its_report(run: Command, here: Path) -> Non
     run("--report", "r.json", "sh", "-c", script)
     assert json.loads((here / "r.json").read_text())["event"] == "result"
     assert (here / "seen").exists()
+    assert (here / "seen").exists()
+
+
+@pytest.mark.parametrize("spelling", ["fd:{}", "/dev/fd/{}", "/proc/self/fd/{}"])
+def test_the_command_can_not_replace_the_file_behind_a_descriptor(
+    run: Command, here: Path, spelling: str
+) -> None:
+    """As of `3> r.json`; a plan in the cache that protects another file, or none, is not for this one."""
+    script = "echo forged > r.json; rm -f r.json; mv r.json x; ls seen"
+    (here / "seen").touch()
+    for name in (os.devnull, "other.json", "r.json"):
+        with open(here / name, "w") as file:
+            number = fcntl.fcntl(file, fcntl.F_DUPFD, 50)  # the same each time, as from a shell
+            run("--report", spelling.format(number), "sh", "-c", script, pass_fds=[number])
+            os.close(number)
+    lines = (here / "r.json").read_text().splitlines()
+    assert {json.loads(line)["event"] for line in lines} == {"result"}
+    assert (here / "seen").exists()
+
+
+@pytest.mark.parametrize("report", ["r.json", "fd:{}"])
+def test_a_report_with_other_names_is_refused(sandbox_cmd: Command, here: Path, report: str) -> None:
+    """An earlier command may have made them, and would write what follows on our report."""
+    for _ in range(2):  # the second time the plan is in the cache
+        (here / "r.json").unlink(missing_ok=True)
+        (here / "r.json").write_text("precious")
+        with open(here / "r.json", "a") as file:
+            number = fcntl.fcntl(file, fcntl.F_DUPFD, 50)
+            call = ["run", "--report", report.format(number)]
+            made = sandbox_cmd(*call, "ln", "r.json", "other", pass_fds=[number])
+            assert "Invalid cross-device link" in made.stderr
+            os.link(here / "r.json", here / "name")
+            before = (here / "r.json").read_text()
+            done = sandbox_cmd(*call, "true", pass_fds=[number])
+            os.close(number)
+        assert done.returncode == 125
+        assert "hard links" in done.stderr
+        assert f"  mend: rm {here if ':' in report else '.'}/r.json".replace("./", "") in done.stderr
+        assert (here / "r.json").read_text() == before
+        (here / "name").unlink()
 
 
 def test_report_to_a_fifo(sandbox_cmd: Command, here: Path) -> None:
@@ -189,6 +232,19 @@ def test_a_report_through_links_that_the_command_can_not_replace(run: Command, t
     (tmp_path / "link").symlink_to("elsewhere")
     assert run("--report", tmp_path / "link" / "r.json", "sh", "-c", "exit 5").returncode == 5
     assert json.loads((tmp_path / "elsewhere" / "r.json").read_text())["exit_code"] == 5
+
+
+def test_a_report_to_an_output_that_is_anothers(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after su(1): the pipe behind standard output can be written to, and not opened."""
+
+    def closed(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", closed)
+    for name, number in (("/dev/stdout", 1), ("/dev/stderr", 2), ("/proc/self/fd/7", 7)):
+        with pytest.raises(sandbox.SetupError) as caught:
+            make_ready(name)
+        assert (caught.value.mend or "").startswith(f"--report fd:{number} ")
 
 
 def test_errors_of_ours_are_reported_too(sandbox_cmd: Command, here: Path) -> None:
@@ -319,11 +375,16 @@ def test_without_a_home_there_is_no_cache(sandbox_cmd: Command) -> None:
         ("", "Run a command in a rootless sandbox"),
         ("rnu true", "sandbox: unknown verb 'rnu'; did you mean 'run'?"),
         ("--profile x", "sandbox: unknown option '--profile'"),
-        ("images", "sandbox: `sandbox images` is not available yet"),
+        ("network", "sandbox: network needs a command: create, ls, inspect, rm"),
         ("run", "sandbox: no command"),
         ("run --", "sandbox: no command"),
         ("run --memroy 1M true", "sandbox: unknown option '--memroy'; did you mean '--memory'?"),
         ("run -Z true", "sandbox: unknown option '-Z'"),
+        ("run --memory -- true", "sandbox: option --memory needs a value, and `--` is none"),
+        ("run --report=-- true", "sandbox: option --report needs a value"),
+        ("run -m-- true", "sandbox: option -m"),
+        ("shell -p --", "sandbox: option -p needs a value"),
+        ("explain -p -- true", "sandbox: option -p needs a value"),
         ("run -p", "sandbox: argument -p/--profile: expected one argument"),
         ("run -p nope true", 'sandbox: there is no profile "nope"'),
         ("run -m 12Q true", "sandbox: option --memory"),
@@ -336,15 +397,19 @@ def test_without_a_home_there_is_no_cache(sandbox_cmd: Command) -> None:
         ("run -v /etc true", "sandbox: option --bind"),
         ("run -v /etc:/../../x:ro true", "sandbox: option --bind"),
         ("run -w relative/nowhere true", "sandbox: "),
-        ("run --net user true", "sandbox: option --net"),
-        ("run --image debian true", "sandbox: option --image"),
+        ("run --net lan true", "sandbox: option --net"),
+        ("run --image :x true", "sandbox: option --image"),
         ("run --cpus 1 true", "sandbox: option --cpus"),
-        ("run --name x true", "sandbox: --name: named sandboxes are not available yet"),
-        ("run --keep true", "sandbox: --keep: "),
+        ("run -d true", "sandbox: --detach: sandboxes without their caller are not available yet"),
+        ("run --keep true", "sandbox: --keep takes --name"),
         ("run -d true", "sandbox: --detach: "),
         ("run --quiet=yes true", "sandbox: "),
         ("run --require memory true", "sandbox: "),
-        ("shell NAME", "sandbox: named sandboxes are not available yet"),
+        ("run --env-file /nonexistent true", "sandbox: option --env-file: cannot read /nonexistent"),
+        (
+            "shell NAME",
+            "sandbox: entering a sandbox that runs is not available yet, so 'NAME' can't be entered",
+        ),
         ("explain -p nope", 'sandbox: there is no profile "nope"'),
         ("doctor --jsn", "sandbox: unknown option '--jsn'; did you mean '--json'?"),
         ("doctor now", "sandbox: unexpected argument 'now'"),
@@ -353,6 +418,15 @@ def test_without_a_home_there_is_no_cache(sandbox_cmd: Command) -> None:
         ("profile check nope", 'sandbox: there is no profile "nope"'),
         ("profile show a b", "sandbox: unexpected argument 'b'"),
         ("profile trust", "sandbox: there is no sandbox.toml"),
+        (
+            "run -u 99999999999 true",
+            "sandbox: option --user: user.map: 99999999999 is not an id: the largest",
+        ),
+        ("run --net user --publish 99999:1 true", 'sandbox: option --publish: "99999" is not a port'),
+        ("run -p ./nope.toml true", "sandbox: there is no profile ./nope.toml"),
+        ("run -p . true", 'sandbox: "." is not the name of a profile'),
+        ("build -f /nope .", "sandbox: cannot read /nope"),
+        ("image push --authfile /nope x", "sandbox: there is no"),
     ],
 )
 def test_wrong_input_gets_one_clear_message(sandbox_cmd: Command, words: str, message: str) -> None:
@@ -361,6 +435,9 @@ def test_wrong_input_gets_one_clear_message(sandbox_cmd: Command, words: str, me
     assert done.stdout == ""
     assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr
+    assert (
+        any(each in done.stderr for each in ("\nsandbox:   mend: ", "--help`\n", "did you mean")) or not words
+    )
 
 
 def test_a_directory_that_is_gone(sandbox_cmd: Command, tmp_path: Path) -> None:
@@ -371,6 +448,62 @@ def test_a_directory_that_is_gone(sandbox_cmd: Command, tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", shell], env=environ, capture_output=True, text=True, timeout=60)
     assert done.returncode == 125
     assert done.stderr.startswith("sandbox: cannot use the working directory")
+
+
+@pytest.mark.parametrize(
+    ("limit", "why", "mend"),
+    [
+        ("-f 0", "sandbox: cannot launch: File too large\n", "ulimit -f unlimited"),
+        ("-n 20", "sandbox: cannot arrange descriptors: the limit on open files is 20\n", "ulimit -Hn"),
+    ],
+)
+def test_a_caller_with_tiny_limits(here: Path, limit: str, why: str, mend: str) -> None:
+    done = limited(limit)
+    assert done.returncode == 125
+    assert done.stderr.startswith(why)
+    assert mend in done.stderr.partition("mend: ")[2]
+
+
+def limited(limit: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parent.parent)}
+    shell = f"ulimit {limit}; exec {shlex.quote(sys.executable)} -m sandbox run true"
+    return subprocess.run(["sh", "-c", shell], env=environ, capture_output=True, text=True, timeout=60)
+
+
+def test_a_caller_with_little_memory(here: Path) -> None:
+    """With less than enough the interpreter itself dies of it, in ways of its own; with more, nobody does."""
+    said = []
+    for kibibytes in range(10_000, 60_000, 500):
+        done = limited(f"-v {kibibytes}")
+        if done.returncode == 0:
+            break
+        if done.returncode == 125:
+            said.append(done.stderr)
+    told = [
+        each for each in said if each.startswith("sandbox: there is not enough memory for the interpreter\n")
+    ]
+    assert told, said
+    assert all("ulimit -v" in each.partition("mend: ")[2] for each in told)
+    assert "Traceback" not in "".join(said)
+
+
+def test_an_empty_command(run: Command) -> None:
+    done = run("--", "")
+    assert (done.returncode, done.stderr) == (127, "sandbox: the command's name is empty\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [(None, "cd to a directory"), ("./x.toml", "in a directory that you may"), ("x", "XDG_CONFIG_HOME")],
+)
+def test_a_profile_where_nobody_may_write(
+    sandbox_cmd: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, mend: str
+) -> None:
+    monkeypatch.chdir("/proc/self")  # closed even to root
+    done = sandbox_cmd("profile", "new", *([name] if name else []), env={"XDG_CONFIG_HOME": "/proc/self"})
+    assert done.returncode == 125
+    assert done.stderr.startswith("sandbox: cannot write /proc/")
+    assert mend in done.stderr.partition("mend: ")[2]
 
 
 def test_names_in_messages_do_not_command_the_terminal(sandbox_cmd: Command) -> None:
@@ -434,6 +567,19 @@ def test_closed_stdout_and_stderr(here: Path) -> None:
     for words in ("profile list", "run -p nope true", "", "--help"):
         shell = f"{shlex.join([sys.executable, '-m', 'sandbox'])} {words} >&- 2>&-"
         assert subprocess.run(["sh", "-c", shell], env=environ, timeout=60).returncode == 125
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "nope", "run --nope", "run -p nope true", "image inspect nope", "doctor --nope", "build -f nope"],
+)
+def test_a_stderr_that_takes_nothing(sandbox_cmd: Command, here: Path, words: str) -> None:
+    """The status is ours, not the interpreter's for a stream that it could not flush."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as gone, open("/dev/full", "w") as full:
+        for stderr in (gone, full):
+            assert sandbox_cmd(*words.split(), stdout=subprocess.DEVNULL, stderr=stderr).returncode == 125
 
 
 @pytest.mark.parametrize("words", ["profile list", "explain -p ./p.toml", "profile show ./p.toml"])

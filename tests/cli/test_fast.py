@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import paths, wire
+from sandbox import owners, paths, wire
 from sandbox.cli import cache, fast
 from sandbox.cli.run import build_parser
 from sandbox.launch import scratch
@@ -134,6 +134,7 @@ def entry(**changes: object) -> fast.Entry:
     made.names, made.prefixes, made.present = ("LANG",), ("LC_",), ()
     made.environment = (("A", "1"), ("LANG", None))
     made.stamps, made.plan, made.command, made.scratch, made.cgroup = (), b"plan", ("true",), "", ""
+    made.entrypoint = made.leases = ()
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -326,13 +327,13 @@ def test_scratch_directories_say_whose_they_are(tmp_path: Path, tmp_home: Path) 
     name = os.path.basename(fast.make_scratch(str(parent)))
     assert name.rpartition("-")[0] == os.path.basename(scratch.make()).rpartition("-")[0]
     assert not fast._has_leftovers(str(parent))
-    namespace = os.stat("/proc/self/ns/pid").st_ino
-    foreign = f"{namespace + 1}-999999999-1-x"  # whether that one lives can't be seen from here
+    here = owners.place()
+    foreign = f"{here + 1}-999999999-1-x"  # whether that one lives can't be seen from here
     (parent / foreign).mkdir()
     assert not fast._has_leftovers(str(parent))
-    (parent / f"{namespace}-999999999-1-x" / "work" / "work").mkdir(parents=True)
-    (parent / f"{namespace}-999999999-1-x" / "work" / "work").chmod(0)
-    (parent / f"{namespace}-{os.getpid()}-1-x").mkdir()  # the number was used again
+    (parent / f"{here}-999999999-1-x" / "work" / "work").mkdir(parents=True)
+    (parent / f"{here}-999999999-1-x" / "work" / "work").chmod(0)
+    (parent / f"{here}-{os.getpid()}-1-x").mkdir()  # the number was used again
     assert fast._has_leftovers(str(parent))
     scratch.sweep(str(parent))
     assert sorted(os.listdir(parent)) == sorted([name, foreign])

@@ -20,11 +20,18 @@ PACKAGE = Path(fast.__file__).parent.parent
 ELSEWHERE = {
     ("SANDBOX_DEBUG", "cli/app.py"),
     ("SHELL", "cli/shell.py"),
-    ("TMPDIR", "host/trials.py"),
+    ("TERM", "image/build/running.py"),
     ("XDG_RUNTIME_DIR", "host/cgroups.py"),
 }
 #: No plan is made from these: they move and make images.
-PLANLESS = ("image/auth.py", "image/compose.py", "image/progress.py", "image/registry/")
+PLANLESS = (
+    "cli/image/",
+    "image/auth.py",
+    "image/bootstrap.py",
+    "image/compose.py",
+    "image/progress.py",
+    "image/registry/",
+)
 #: Where names are not written out: what they come from is in `INFLUENCES` by the other tests here.
 COMPUTED = {
     "cli/fast.py": 2,  # INFLUENCES itself, and the kept ones, which are by value

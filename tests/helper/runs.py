@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.wire import Kind, Mount, Record, encode
+from tests.support.waiting import PATIENCE
 
 CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x02000000, 0x04000000, 0x08000000, 0x40000000
-#: generous: the machine may be busy, and the helper may be one with sanitizers
-PATIENCE = 60.0
 POOL = 16 << 20
 
 _READ_ONLY = Mount.READONLY | Mount.NOSUID | Mount.NODEV | Mount.RECURSIVE | Mount.CREATE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -204,18 +205,49 @@ def test_an_answer_in_pieces_and_with_others_between(helper: Path, bus: Path) ->
     assert "cannot enter the scope" in ended.report["message"]
 
 
-def test_a_caller_who_goes_away_meanwhile(helper: Path, bus: Path) -> None:
-    systemd = Systemd(bus, lambda systemd, message: None)  # never answers
+def launch(helper: Path, bus: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A launch, and the end of its lifeline."""
     read, write = os.pipe()
-    extra = [
+    slots = [
         runs.slot(Kind.CGROUP, "bus", str(bus), "/sys/fs/cgroup", 0),
         runs.slot(Kind.LIFELINE, read),
     ]
-    process = runs.start(helper, ["true"], *extra, fds=[read])
+    process = runs.start(helper, ["true"], *slots, fds=[read])
     os.close(read)
-    while not systemd.calls:
-        os.sched_yield()
-    os.close(write)
-    _, errors = process.communicate(timeout=20)
+    return process, write
+
+
+def test_a_caller_who_goes_away_before_anything_was_asked_for(helper: Path, bus: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:  # never answers
+        listener.bind(str(bus))
+        listener.listen(1)
+        process, lifeline = launch(helper, bus)
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(1) == b"\0"
+            os.close(lifeline)
+            _, errors = process.communicate(timeout=20)
     assert process.returncode == 125 and b"the caller is gone" in errors
+
+
+def test_a_caller_who_goes_away_when_a_scope_is_on_its_way(helper: Path, bus: Path) -> None:
+    """systemd gets a living process to put into it, or it would keep an empty scope for good."""
+    asked, gone = threading.Event(), threading.Event()
+
+    def serve(systemd: Systemd, message: Any) -> None:
+        if member(message) == "StartTransientUnit":
+            asked.set()
+            gone.wait(20)
+            assert process.poll() is None
+            systemd.job_removed(systemd.unit, "done")
+
+    systemd = Systemd(bus, serve)
+    process, lifeline = launch(helper, bus)
+    assert asked.wait(20)
+    os.close(lifeline)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)  # it does not go
+    gone.set()
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 125 and b"cannot enter the scope" in errors
     systemd.join(10)

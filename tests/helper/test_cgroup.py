@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,9 +134,10 @@ def test_without_a_cgroup_it_cannot_be_frozen(helper):
     "file", ["../cgroup.procs", "run/cgroup.procs", "cgroup.procs", "cgroup.freeze", "/etc/x"]
 )
 def test_only_limits_can_be_set(helper, tree, file):
+    value = "1" if file == "cgroup.freeze" else "0"  # should it be written, the supervisor is what moves
     with runs.box(helper, *inside(tree)) as box:
         box.event(event="ready")
-        box.request(Kind.SET, 6, "memory", 5, file, "1")
+        box.request(Kind.SET, 6, "memory", 5, file, value)
         assert box.event(event="done", id=6)["errno"] != 0
 
 
@@ -144,7 +146,9 @@ def test_a_dead_supervisors_cgroup_is_removed_by_the_next_and_no_other(helper, t
         living.event(event="ready")
         (kept,) = boxes(tree)
         dead = runs.start(helper, ["sleep", "600"], *inside(tree))
+        deadline = time.monotonic() + runs.PATIENCE / 2
         while len(boxes(tree)) < 2 or not (max(boxes(tree), key=lambda p: p != kept) / "run").is_dir():
+            assert time.monotonic() < deadline and boxes(tree)
             time.sleep(0.01)
         dead.send_signal(signal.SIGKILL)
         dead.communicate()
@@ -178,10 +182,32 @@ def test_nested_payloads_divide_their_own(helper, tree):
     assert "0::/main" in lines and "made" in lines
 
 
+def test_a_nested_payload_leaves_nothing_however_it_names_it(helper, tree):
+    script = "mkdir -p /sys/fs/cgroup/.a/..b /sys/fs/cgroup/... && echo made"
+    ended = runs.run(helper, ["sh", "-c", script], *inside(tree, int(CgroupFlag.NESTED)))
+    assert ended.stdout == b"made\n"
+    assert boxes(tree) == []
+
+
 def test_a_nested_payload_cannot_make_too_many(helper, tree):
     script = "i=0; while mkdir /sys/fs/cgroup/$i; do i=$((i+1)); done 2>/dev/null; echo $i"
     ended = runs.run(helper, ["sh", "-c", script], *inside(tree, int(CgroupFlag.NESTED)))
     assert 0 < int(ended.stdout.split()[-1]) <= 1000
+
+
+def test_a_caller_whose_own_cgroup_was_killed_before(helper, tree):
+    """The kernel kills what is cloned from there, unless the other one was killed as often."""
+    here = tree / "here"
+    here.mkdir()
+    for _ in range(3):
+        (here / "cgroup.kill").write_text("1")
+    ended = runs.run(
+        helper, ["true"], *inside(tree), preexec_fn=lambda: (here / "cgroup.procs").write_text("0")
+    )
+    assert ended.status == 0
+    while "populated 1" in (here / "cgroup.events").read_text():
+        time.sleep(0.01)
+    here.rmdir()
 
 
 def test_many_at_once(helper, tree):
@@ -189,6 +215,36 @@ def test_many_at_once(helper, tree):
     for process in started:
         process.communicate(timeout=60)
     assert [process.returncode for process in started] == [0] * 30
+
+
+SWEEPER = """
+import contextlib, fcntl, os, sys
+while True:
+    for name in os.listdir(sys.argv[1]):
+        with contextlib.suppress(OSError):
+            path = f"{sys.argv[1]}/{name}"
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(OSError):
+                    os.rmdir(f"{path}/run")
+                os.rmdir(path)
+            finally:
+                os.close(fd)
+"""
+
+
+def test_a_sweep_that_is_quicker_than_a_launch(helper, tree):
+    """What another removed before it was locked is made again, by another name."""
+    sweeper = subprocess.Popen([sys.executable, "-c", SWEEPER, tree])
+    try:
+        for _ in range(8):
+            started = [runs.start(helper, ["true"], *inside(tree)) for _ in range(10)]
+            ended = [(process.communicate(timeout=60)[1], process.returncode) for process in started]
+            assert ended == [(b"", 0)] * 10
+    finally:
+        sweeper.kill()
+        sweeper.wait()
 
 
 def test_what_is_no_cgroup(helper, tmp_path):

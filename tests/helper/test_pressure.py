@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import json
 import os
 import resource
 import signal
@@ -19,7 +20,8 @@ import pytest
 from sandbox.wire import Kind, Record
 from tests.helper import runs
 from tests.helper.runs import limit, run, slot
-from tests.helper.test_supervisor import SECOND, wait_until
+from tests.helper.test_supervisor import SECOND
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration]
 
@@ -42,6 +44,16 @@ def descriptors_on_their_way(count: int) -> Iterator[None]:
         yield
 
 
+def links(pid: int) -> list[str]:
+    """What a process has open."""
+    directory = f"/proc/{pid}/fd"
+    found = []
+    for name in os.listdir(directory):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"{directory}/{name}"))
+    return found
+
+
 class TestFewOpenFiles:
     def test_requests_wait_for_those_on_their_way(self, helper):
         with runs.box(helper, files=64) as box:
@@ -61,6 +73,16 @@ class TestFewOpenFiles:
             with descriptors_on_their_way(200):
                 box.request(Kind.OPEN, 1, 1, 0o644, "/tmp/file")
                 time.sleep(0.05)
+            assert box.event(event="file", id=1)["errno"] == 0
+
+    def test_a_file_waits_on_its_way_to_the_caller(self, helper):
+        """Nobody but us has it then: without it the caller would wait for ever."""
+        with runs.box(helper, files=256) as box:
+            box.event(event="ready")
+            resource.prlimit(box.process.pid, resource.RLIMIT_NOFILE, (32, 32))
+            with descriptors_on_their_way(100):
+                box.request(Kind.OPEN, 1, 1, 0o644, "/tmp/file")
+                wait_until(lambda: any(link.endswith("/file") for link in links(box.process.pid)))
             assert box.event(event="file", id=1)["errno"] == 0
 
     def test_a_request_that_waits_can_end(self, helper):
@@ -222,3 +244,38 @@ class TestReasons:
         tools = slot(Kind.IDTOOL, "/usr/bin/true", "/usr/bin/newgidmap")
         said = run(helper, ["true"], *ranges, tools).report["message"]
         assert said == "cannot start /usr/bin/newgidmap: Argument list too long"
+
+    def test_a_tool_that_does_not_end_is_ended(self, helper, tmp_path):
+        """As newuidmap does when the user database is far away and does not answer."""
+        tool = tmp_path / "newuidmap"
+        tool.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec sleep 1000\n")
+        tool.chmod(0o755)
+        tools = slot(Kind.IDTOOL, str(tool), "/usr/bin/true", 2)
+        said = run(helper, ["true"], tools).report["message"]
+        assert said.startswith(f"cannot map ids: {tool} does not end")
+        assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
+
+
+def test_tasks_that_no_poll_has_seen_are_counted_at_the_end(helper):
+    """Its supervisor stands still meanwhile, as on a busy machine, and asks for nothing."""
+    storm = "echo; read go; for i in 1 2 3 4 5 6; do sleep 600 & done; exit 1"
+    read, write = os.pipe()
+    records = [
+        limit("pids", 4, "rlimit"),
+        slot(Kind.NPROC, 4),
+        slot(Kind.PIDS_PEAK),
+        slot(Kind.REPORT, write),
+    ]
+    process = runs.start(helper, ["sh", "-c", storm], *records, fds=[write], stdin=subprocess.PIPE)
+    os.close(write)
+    with process, os.fdopen(read) as report:
+        assert process.stdin and process.stdout
+        process.stdout.readline()
+        (init,) = runs.children(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        wait_until(lambda: not runs.is_alive(init))
+        process.send_signal(signal.SIGCONT)
+        result = json.load(report)
+    assert (result["hit"], result["usage"]["pids_peak"], result["verdict"]) == (["pids"], 4, "nonzero")

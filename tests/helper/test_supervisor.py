@@ -17,20 +17,29 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import owners
 from sandbox.wire import Kind, Record
 from tests.helper import runs
 from tests.helper.runs import limit, run, slot
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration]
 
 SECOND = 1_000_000_000
 
 
-def wait_until(condition: object) -> None:
-    end = time.monotonic() + runs.PATIENCE
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.01)
+def run_with_few_files(helper: Path) -> tuple[int, dict[str, object]]:
+    """The status and report of a supervisor whose limit on open files is lowered while its command runs."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as report:
+        process = runs.start(helper, ["sleep", "1000"], slot(Kind.REPORT, write), fds=[write])
+        os.close(write)
+        with process:
+            wait_until(lambda: len(runs.descendants(process.pid)) == 2)
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, 3))
+            process.send_signal(signal.SIGUSR1)  # wakes it
+            status = process.wait(runs.PATIENCE)
+        return status, json.loads(report.read())
 
 
 class TestVerdict:
@@ -392,6 +401,12 @@ class TestLifetime:
             launcher.kill()
         wait_until(lambda: not any(map(runs.is_alive, family)))
 
+    def test_nothing_can_be_waited_for(self, helper):
+        """poll(2) fails at once when it is asked for more than may be open. That is an end, no busy loop."""
+        lines = run_with_few_files(helper)
+        assert lines[0] == 125
+        assert lines[1]["errno_name"] == "EMFILE"
+
     def test_init_killed_from_outside(self, helper):
         with runs.box(helper) as box:
             ready = box.event(event="ready")
@@ -404,6 +419,12 @@ class TestLifetime:
 
 
 class TestScratch:
+    @pytest.fixture
+    def parent(self, tmp_path):
+        directory = tmp_path / "directories"
+        directory.mkdir()
+        return directory
+
     @pytest.mark.as_root
     @pytest.mark.parametrize("extra", [[], [MISSING]], ids=["run", "failed"])
     def test_removed_whatever_is_in_it(self, helper, tmp_path, extra):
@@ -419,7 +440,7 @@ class TestScratch:
         (scratch / "work" / "work").chmod(0)
         self.dig(scratch / "upper", 3000)
         run(helper, ["true"], *extra, slot(Kind.SCRATCH, str(scratch)))
-        assert not scratch.exists()
+        wait_until(lambda: not scratch.exists() and not [*tmp_path.glob("*-*-*-*")])
         assert (canary / "file").exists()
 
     def test_a_link_in_its_place_is_not_followed(self, helper, tmp_path):
@@ -428,6 +449,98 @@ class TestScratch:
         (tmp_path / "scratch").symlink_to(tmp_path / "canary")
         run(helper, ["true"], MISSING, slot(Kind.SCRATCH, str(tmp_path / "scratch")))
         assert (tmp_path / "canary" / "file").exists()
+
+    @pytest.mark.as_root
+    def test_what_takes_long_does_not_delay_the_end(self, helper, parent):
+        """A remover goes on behind it, with nothing of its caller's; what is left when it is killed, the next
+        one removes."""
+        scratch = self.large(parent)
+        read, write = os.pipe()
+        run(helper, ["true"], slot(Kind.SCRATCH, str(scratch)), fds=[write])
+        os.close(write)
+        assert os.read(read, 1) == b""  # end of file, though the remover is at work
+        os.close(read)
+        (left,) = parent.iterdir()
+        assert left.name != scratch.name
+        remover = self.owner(left)
+        assert runs.is_alive(remover)
+        descriptors = Path(f"/proc/{remover}/fd")
+        assert {os.readlink(descriptors / str(number)) for number in range(3)} == {"/dev/null"}
+        os.kill(remover, signal.SIGKILL)
+        wait_until(lambda: not runs.is_alive(remover))
+        assert list(parent.iterdir()) == [left]
+        second = parent / "second"
+        second.mkdir()
+        run(helper, ["true"], slot(Kind.SCRATCH, str(second)))
+        wait_until(lambda: not list(parent.iterdir()))
+
+    def test_what_lives_or_is_elsewhere_is_left_alone(self, helper, parent):
+        here = owners.place()
+        start = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        gone = [f"{here}-999999999-1-x", f"{here}-{os.getpid()}-1-x"]
+        kept = [f"{here}-{os.getpid()}-{start}-x", f"{here + 1}-999999999-1-x", "other", "1-2-3"]
+        for name in (*gone, *kept):
+            (parent / name / "inside").mkdir(parents=True)
+        (parent / "link").symlink_to(parent / "other")
+        subprocess.run([helper, "sweep", parent], check=True)
+        assert {path.name for path in parent.iterdir()} == {*kept, "link"}
+        assert all((parent / name / "inside").exists() for name in kept)
+
+    def test_another_machine_that_shares_our_home_is_elsewhere(self, helper, parent, tmp_path, need):
+        """The first pid namespace has the same number on every machine."""
+        need("userns")
+        if not os.path.exists("/etc/machine-id"):
+            pytest.skip("this machine has no id")
+        (tmp_path / "other").write_text("0123456789abcdef" * 2 + "\n")
+        (parent / f"{owners.place()}-999999999-1-x").mkdir()
+        script = 'mount --bind "$1" /etc/machine-id && exec "$2" sweep "$3"'
+        command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", script, "sh"]
+        subprocess.run([*command, tmp_path / "other", helper, parent], check=True)
+        assert len(list(parent.iterdir())) == 1
+        subprocess.run([helper, "sweep", parent], check=True)
+        assert list(parent.iterdir()) == []
+
+    def test_nor_has_one_of_a_set_up_that_failed(self, helper, parent):
+        """What it would read is the report, to its end, which no remover is to keep open."""
+        unmapped = slot(Kind.IDMAP, 0, 0, 1 << 32, 1)
+        ended = run(helper, ["true"], slot(Kind.SCRATCH, str(self.large(parent))), unmapped)
+        assert ended.status == 125
+        assert len(list(parent.iterdir())) == 1  # it is at work
+        wait_until(lambda: not list(parent.iterdir()))
+
+    def test_making_room_takes_a_moment(self, helper, parent):
+        """What is left then, a supervisor's end removes."""
+        left = parent / f"{owners.place()}-999999999-1-x"
+        self.large(parent).rename(left)
+        before = len(list((left / "upper").iterdir()))
+        subprocess.run([helper, "sweep", parent], check=True)
+        (left,) = parent.iterdir()
+        assert 0 < len(list((left / "upper").iterdir())) < before
+        (parent / "own").mkdir()
+        run(helper, ["true"], slot(Kind.SCRATCH, str(parent / "own")))
+        wait_until(lambda: not list(parent.iterdir()))
+
+    @staticmethod
+    def owner(path: Path) -> int:
+        return int(path.name.split("-")[1])
+
+    @staticmethod
+    def large(parent: Path) -> Path:
+        """A directory that takes much longer to remove than a command's end waits (0.1 s), at the rate at
+        which this file system removes when nobody is in the way."""
+        upper = parent / "large" / "upper"
+        upper.mkdir(parents=True)
+        least = 1.0
+        for _ in range(5):
+            for number in range(400):
+                os.mknod(upper / str(number))
+            began = time.monotonic()
+            for number in range(400):
+                os.unlink(upper / str(number))
+            least = min(least, (time.monotonic() - began) / 400)
+        for number in range(max(2000, int(0.4 / least))):
+            os.mknod(upper / str(number))
+        return parent / "large"
 
     @staticmethod
     def dig(top: Path, depth: int) -> None:

@@ -80,7 +80,7 @@ class Shell:
         and leaves the parent waiting for that, in any terminal.
         """
         script = f"printf 'be%s\\n' gun; {script}"
-        self.type(f"{self.launch} {seconds} $HELPER bash -c {shlex.quote(script)} {redirect}\n")
+        self.type(f'{self.launch} {seconds} "$HELPER" bash -c {shlex.quote(script)} {redirect}\n')
         self.expect("begun\r*\n")
 
     def job(self) -> int:

@@ -22,7 +22,7 @@ not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write every
 
 def row(tree: Tree, run: Runner = lambda args: None) -> Check:
     machine = Machine.look(root=str(tree.root), uid=tree.uid, alone=True)
-    return cgroups.cgroup("", user="me", machine=machine, run=run, environ={})
+    return cgroups.cgroup(cgroups.tried("", user="me", machine=machine, run=run, environ={}), machine)
 
 
 @pytest.fixture

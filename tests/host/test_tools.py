@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.cli import fast
 from sandbox.host import tools
 from sandbox.host.tools import Runner
 
@@ -96,17 +97,11 @@ def test_a_device_that_is_closed_to_us(tmp_path: Path) -> None:
     assert not row.ok and row.mend == f"sudo chmod 0666 {device}"
 
 
-def no_library(name: str) -> object:
-    raise OSError(name)
-
-
-def test_nft_by_program_or_library() -> None:
-    program = saying(nft="nftables v1.0.6 (Lester Gooch #5)\n", unshare=(1, "refused"))
-    row = tools.nft(run=program, load=no_library)
+def test_nft_is_the_program() -> None:
+    """A library alone loads no rules."""
+    row = tools.nft(run=saying(nft="nftables v1.0.6 (Lester Gooch #5)\n", unshare=(1, "refused")))
     assert row.ok and row.detail == "nft 1.0.6"
-    row = tools.nft(run=saying(), load=lambda name: name)
-    assert row.ok and row.detail == "libnftables"
-    row = tools.nft(run=saying(), load=no_library)
+    row = tools.nft(run=saying())
     assert not row.ok and row.mend == "sudo apt install nftables"
 
 
@@ -118,7 +113,7 @@ def test_nft_without_the_kernels_half() -> None:
             return 1, "Error: Could not process rule:\n Operation not supported\n"
         return 0, "nftables v1.0.6\n"
 
-    row = tools.nft(run=run, load=no_library)
+    row = tools.nft(run=run)
     assert not row.ok and "Operation not supported" in row.detail and "nf_tables" in row.mend
 
 
@@ -134,6 +129,16 @@ def script(path: Path, text: str) -> str:
 def test_output_has_both_streams_and_the_status(tmp_path: Path) -> None:
     text = "import sys; print('out', flush=True); print('err', file=sys.stderr); sys.exit(3)"
     assert tools.output([script(tmp_path / "both", text)]) == (3, "out\nerr\n")
+
+
+def test_output_passes_on_no_more_of_the_environment_than_plans_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET", "1")
+    text = "import os; print(*sorted(os.environ))"
+    status, said = tools.output([script(tmp_path / "shown", text)]) or (1, "")
+    assert status == 0
+    assert set(said.split()) - {"LC_ALL", "LC_CTYPE"} <= set(fast.INFLUENCES)
 
 
 def test_output_of_what_does_not_exist_or_start(tmp_path: Path) -> None:

@@ -288,7 +288,18 @@ def test_doctor_has_every_row_once(fake: Fake) -> None:
     rows = host.checks()
     assert [row.name for row in rows] == [
         *("kernel", "helper", "userns", "userns-apparmor", "proc", "seccomp", "net"),
-        *("idrange", "overlay", "fuse", "tun", "pasta", "slirp4netns", "nft", "user-manager", "cgroup"),
+        *(
+            "idrange",
+            "overlay",
+            "fuse",
+            "tun",
+            "pasta",
+            "slirp4netns",
+            "nft",
+            "net-user",
+            "user-manager",
+            "cgroup",
+        ),
     ]
     for row in rows:
         assert row.detail and row.consequence and (row.ok or row.mend), row

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sandbox.errors import HostError, ProfileError
 from sandbox.host.model import Host, IdMap, Range
 from sandbox.host.spare import BLOCK, SETGID, SETUID
-from sandbox.ids import IdPlan, plan_ids
+from sandbox.ids import IdPlan, plan_ids, server
 from sandbox.profile.model import User
 
 FULL = (IdMap(0, 0, 2**32 - 1),)
@@ -300,3 +300,16 @@ def test_any_text_is_a_map_or_refused(text: str) -> None:
     assert text in ("keep", "root") or f"{plan.uid}:{plan.gid}" == ":".join(
         str(int(part)) for part in text.split(":")
     )
+
+
+@pytest.mark.parametrize(
+    ("user", "ids"),
+    [(User(map="root", ids="range"), (65535, 65535)), (User(map="65535:7", ids="range"), (65533, 65533))],
+)
+def test_what_serves_the_payload_is_nobody_else(user: User, ids: tuple[int, int]) -> None:
+    plan = plan_ids(user, PLAIN)
+    assert server(plan) == ids
+    assert all(
+        outside_of(maps, each) is not None for maps, each in zip((plan.uids, plan.gids), ids, strict=True)
+    )
+    assert server(plan_ids(User(), PLAIN)) == (-1, -1)

@@ -17,6 +17,7 @@ import pytest
 from sandbox import host as hosts
 from sandbox.errors import ImageError
 from sandbox.image import garbage, listing
+from sandbox.image.compose import import_rootfs
 from sandbox.image.digest import digest_of
 from sandbox.image.load import load
 from sandbox.image.save import save, save_directory
@@ -84,6 +85,47 @@ def test_a_layout_in_a_directory(store: Store, other: Store, tmp_path: Path) -> 
     assert other.refs.all() == store.refs.all()
     with pytest.raises(ImageError, match="not empty"):
         save_directory(store, [], str(tmp_path / "layout"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "wrong"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_layout_that_can_not_be_finished_leaves_nothing(
+    store: Store, tmp_path: Path, damage: str, there: bool
+) -> None:
+    one, out = listing.lookup(store, NAME), tmp_path / "layout"
+    assert one.image
+    path = Path(store.blobs.path(one.image.manifest.layers[0].digest))
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(path.stat().st_size))
+    if there:
+        out.mkdir()
+    with pytest.raises(ImageError):
+        save_directory(store, [one], str(out))
+    assert out.exists() == there
+    assert list(tmp_path.rglob("layout/*")) == []
+
+
+def test_a_name_by_digest_is_by_its_own(store: Store, other: Store, tmp_path: Path) -> None:
+    lied = f"docker.io/library/debian@sha256:{'a' * 64}"
+    image = listing.lookup(store, NAME).image
+    assert image
+    save_directory(store, [listing.lookup(store, NAME)], str(tmp_path / "layout"))
+    index = json.loads((tmp_path / "layout/index.json").read_text())
+    index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": lied}
+    (tmp_path / "layout/index.json").write_text(json.dumps(index))
+    assert load(other, str(tmp_path / "layout")) == [f"docker.io/library/debian@{image.descriptor.digest}"]
+    # the same files, listed as docker does it
+    blobs = [image.manifest.config, *image.manifest.layers]
+    config, *layers = (f"blobs/sha256/{each.digest.hex}" for each in blobs)
+    (tmp_path / "layout/index.json").unlink()
+    saved = [{"Config": config, "RepoTags": [lied], "Layers": layers}]
+    (tmp_path / "layout/manifest.json").write_text(json.dumps(saved))
+    (name,) = load(other, str(tmp_path / "layout"))
+    assert name == f"docker.io/library/debian@{other.refs.all()[name].digest}"
+    with pytest.raises(ImageError, match="no image debian@"):
+        listing.resolve(other, lied.removeprefix("docker.io/library/"))
 
 
 def test_dockers_archive_keeps_the_images_id(store: Store, other: Store, tmp_path: Path) -> None:
@@ -156,6 +198,19 @@ def test_old_archives_of_docker_with_links(store: Store, other: Store, tmp_path:
     assert len(other.blobs.all()) == 3, "what no image needs is gone again"
 
 
+def test_an_archive_with_very_many_names(store: Store, other: Store, tmp_path: Path) -> None:
+    """The list of names of the store has room for ten thousand."""
+    config = listing.lookup(store, NAME).image.config.raw  # type: ignore[union-attr]
+    empty = {**json.loads(config), "rootfs": {"type": "layers", "diff_ids": []}, "history": []}
+    manifest = [{"Config": "c.json", "RepoTags": [f"a:{n}" for n in range(1001)], "Layers": []}]
+    files = {"c.json": json.dumps(empty).encode(), "manifest.json": json.dumps(manifest).encode()}
+    path = tmp_path / "many.tar"
+    path.write_bytes(archive(*(file(name, data) for name, data in files.items())))
+    with pytest.raises(ImageError, match="more than 1000 names"):
+        load(other, str(path))
+    assert (other.refs.all(), other.blobs.all()) == ({}, [])
+
+
 def hostile(store: Store, **changes: Any) -> dict[str, bytes]:
     """The files of a layout, with some replaced."""
     data = io.BytesIO()
@@ -190,6 +245,31 @@ def test_archives_that_are_not_what_they_say(store: Store, other: Store, tmp_pat
         assert (other.blobs.all(), other.refs.all()) == ([], {}), message
 
 
+@pytest.mark.parametrize("way", ["link", "dots", "absolute"])
+def test_nothing_outside_of_a_directory_becomes_an_image(
+    store: Store, other: Store, tmp_path: Path, way: str
+) -> None:
+    top = tmp_path / "docker"
+    top.mkdir()
+    with tarfile.open(saved(store, "docker", tmp_path / "a.tar", NAME)) as tar:
+        tar.extractall(top)  # our own
+    manifest = json.loads((top / "manifest.json").read_text())
+    config = manifest[0]["Config"]
+    outside = (top / config).rename(tmp_path / "secret.json")
+    manifest[0]["Config"] = {"link": config, "dots": "../secret.json", "absolute": str(outside)}[way]
+    if way == "link":
+        (top / config).symlink_to(outside)
+    (top / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ImageError, match="leads out of"):
+        load(other, str(top))
+    assert list(other.blobs.all()) == [] and other.refs.all() == {}
+    (top / "inside.json").write_bytes(outside.read_bytes())  # a link that stays inside is followed
+    (top / "link.json").symlink_to("inside.json")
+    manifest[0]["Config"] = "link.json"
+    (top / "manifest.json").write_text(json.dumps(manifest))
+    assert load(other, str(top)) == [NAME]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -212,6 +292,13 @@ def test_what_is_no_archive_of_images(other: Store, tmp_path: Path, data: bytes,
         load(other, str(path))
     assert any(part in str(error.value) for part in message.split("|")), str(error.value)
     assert other.blobs.all() == []
+
+
+def test_zeros_without_end(other: Store) -> None:
+    with pytest.raises(ImageError, match="the archive has more than 64 MiB behind its end"):
+        load(other, "/dev/zero")
+    with open("/dev/zero", "rb", 0) as file, pytest.raises(ImageError, match="behind its end"):
+        import_rootfs(other, file, "x:1")
 
 
 def test_a_damaged_blob_is_not_saved(store: Store, tmp_path: Path) -> None:

@@ -162,6 +162,17 @@ def test_small_ones_in_one_go(blobs: Blobs) -> None:
     assert blobs.read(digest_of(b""), 10) == b""
 
 
+def test_what_a_maker_that_was_killed_left_is_gone_with_the_next(blobs: Blobs, tmp_path: Path) -> None:
+    left = tmp_path / "store/partial/new-0011223344556677"
+    with blobs.create() as going_on:
+        left.write_bytes(b"half")
+        blobs.put(b"another")
+        assert not left.exists()
+        going_on.write(b"all")
+        assert blobs.has(going_on.commit())
+    assert os.listdir(tmp_path / "store/partial") == []
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """A tmpfs of a megabyte: what fits stays, and is gone on with when there is room."""
     need("userns", "plain user")
@@ -192,8 +203,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [
         "No space left on device True",
-        "cannot store a blob: No space left on device",
-        "  mend: free some space: sandbox image prune",
+        f"cannot store a blob: No space left on device ({tmp_path}/store/partial)",
+        "  mend: free some space: sandbox image prune, or sandbox image prune --unpacked",
         "True",
         "1 0",
     ], done.stderr

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandbox import host as hosts
+from sandbox.errors import ImageError
 from sandbox.image import garbage, listing
 from sandbox.image.check import check
 from sandbox.image.store import Image, Store
@@ -97,6 +100,49 @@ def test_a_blob_that_was_damaged(store: Store, image: Image) -> None:
     assert check(store) == []
 
 
+@pytest.mark.parametrize("part", ["manifest", "config", "layer"])
+def test_a_blob_that_can_not_be_read(store: Store, image: Image, part: str) -> None:
+    parts = {"manifest": image.descriptor, "config": image.manifest.config, "layer": image.manifest.layers[0]}
+    path = Path(store.blobs.path(parts[part].digest))
+    path.chmod(0)  # in place of a disk that fails
+    said = problems(store)
+    assert f"a blob is damaged: {parts[part].digest} can't be read: Permission denied" in said
+    assert any(each.startswith("one can't be used: ") for each in said) == (part != "layer")
+    assert bool(listing.images(store)[0].problem) == (part != "layer")
+    said = problems(store, repair=True)
+    assert said[0].startswith("repaired: ") and not path.exists()
+
+
+def test_two_repairs_at_once(store: Store, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(store.path, "index.json").write_bytes(b"\0\0\0")
+    lock = store.locked
+
+    def locked() -> AbstractContextManager[None]:
+        monkeypatch.setattr(store, "locked", lock)
+        check(Store(store.path, host=hosts.probe()), repair=True)
+        store.set_ref("mine", image.descriptor)
+        return lock()
+
+    monkeypatch.setattr(store, "locked", locked)
+    check(store, repair=True)
+    assert store.get_ref("mine") == image.descriptor, "the second repairs nothing"
+    assert Path(store.path, "index.json.damaged").read_bytes() == b"\0\0\0"
+
+
+def test_nothing_goes_while_it_is_compared(
+    store: Store, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = store.unpacked.compare
+
+    def compared(*arguments: Any) -> str:
+        with Store(store.path).alone() as alone:
+            assert not alone
+        return compare(*arguments)
+
+    monkeypatch.setattr(store.unpacked, "compare", compared)
+    assert check(store) == []
+
+
 def test_a_layer_of_another_size(store: Store, image: Image) -> None:
     os.truncate(store.blobs.path(image.manifest.layers[0].digest), 10)
     said = problems(store)
@@ -116,12 +162,50 @@ def test_a_list_of_names_that_was_damaged(store: Store, image: Image) -> None:
     assert check(store) == []
 
 
+def test_a_list_of_names_that_is_gone(store: Store, image: Image) -> None:
+    """It is not one without names: then everything would be garbage."""
+    Path(store.path, "index.json").unlink()
+    blobs = store.blobs.all()
+    with pytest.raises(ImageError, match="is gone"):
+        garbage.prune(store)
+    assert store.blobs.all() == blobs
+    (said,) = problems(store)
+    assert "is gone" in said
+    (said,) = problems(store, repair=True)
+    assert "localhost/recovered/" in said
+    assert "index.json.damaged" not in said
+    assert [each.image and each.image.id for each in listing.images(store)] == [image.id]
+
+
+def test_a_repair_of_names_that_dies(store: Store, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a list at every moment."""
+    path = Path(store.path, "index.json")
+    path.write_bytes(b"\0\0\0")
+    Path(store.path, "index.json.damaged").write_bytes(b"of an earlier time")
+
+    def die(refs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store.refs, "write", die)
+        check(store, repair=True)
+    assert path.read_bytes() == b"\0\0\0"
+    problems(store, repair=True)
+    assert check(store) == []
+
+
 def test_an_unpacked_layer_without_its_record(store: Store, image: Image) -> None:
-    key = store.stack(image).layers[0].key
-    Path(store.path, "layers", key, "layer.json").write_bytes(b"{}")
+    with store.stack(image).lease:
+        key = store.stack(image).layers[0].key
+    record = Path(store.path, "layers", key, "layer.json")
+    record.write_bytes(b"{}")
+    assert problems(store, repair=True) == [
+        f"repaired: the unpacked layer {key} is damaged: it has no record"
+    ]
+    assert check(store) == []
     store.stack(image).lease.close()
-    (said,) = problems(store, repair=True) or ("",)
-    assert not said or "no record" in said
+    record.write_bytes(b"{}")
+    store.stack(image).lease.close()  # whoever uses it makes it again
     assert check(store) == []
 
 

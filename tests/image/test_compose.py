@@ -17,7 +17,19 @@ import pytest
 from sandbox import host as hosts
 from sandbox.errors import ImageError, LayerError
 from sandbox.image import garbage, listing
-from sandbox.image.compose import add_layer, commit, diff, export, import_rootfs, pack, source_date
+from sandbox.image.build.state import State
+from sandbox.image.compose import (
+    add_layer,
+    commit,
+    diff,
+    document_of,
+    export,
+    import_rootfs,
+    pack,
+    source_date,
+    store_image,
+)
+from sandbox.image.layer.removal import empty
 from sandbox.image.save import save_directory
 from sandbox.image.store import Store
 from tests.image.layer.archives import archive, directory, file, hardlink, symlink
@@ -112,6 +124,8 @@ def test_twice_the_same_import_is_the_same_image(store: Store, tmp_path: Path) -
         (archive(*BASE)[:3000], "ends in the middle"),
         (gzip.compress(archive(*BASE))[:-9], "cut off"),
         (b"rubbish" * 1000, "no tar archive"),
+        (b"", "the archive is empty"),
+        (gzip.compress(bytes(80 << 20)), "more than 64 MiB behind its end"),
         (archive(hardlink("x", "y")), "hard link"),
         (archive(file("x", uid=70000)), "user 70000"),
     ],
@@ -253,6 +267,44 @@ def test_layers_one_by_one(store: Store) -> None:
     with store.stack(third).lease as lease:
         assert os.path.islink(os.path.join(store.stack(third).lowers[0], "l"))
         assert lease.fd >= 0
+
+
+@pytest.mark.parametrize("left_out", [{"history": None}, {"config": None}, {"rootfs": None}, {"rootfs": {}}])
+def test_what_a_base_leaves_out_is_there(store: Store, left_out: dict[str, Any]) -> None:
+    one = put_image(store, "one", [] if "rootfs" in left_out else [BASE])
+    document = {**json.loads(one.config.raw), **left_out}
+    base = store_image(store, document, one.manifest.layers)
+    image = add_layer(store, base, pack(store, io.BytesIO(archive(symlink("l", "x")))))
+    assert len(image.sources()) == len(base.sources()) + 1
+    assert [step.history.empty_layer for step in listing.history(image)][:1] == [False]
+    assert State(base).document == document_of(base)
+
+
+def test_a_commit_that_fails_leaves_no_layer(store: Store, change: Change) -> None:
+    base = put_image(store, "base:1", [BASE])
+    upper = change(base, "head -c 100000 /dev/urandom > first; touch etc/.wh.x")
+    before = store.blobs.all()
+    with pytest.raises(LayerError):
+        commit(store, base, upper, "bad:1")
+    assert store.blobs.all() == before
+
+
+def test_a_path_that_is_too_long_to_be_shown(store: Store, tmp_path: Path) -> None:
+    upper, name = tmp_path / "upper", "d" * 250
+    upper.mkdir()
+    at = os.open(upper, os.O_RDONLY)
+    for _ in range(270):
+        os.mkdir(name, dir_fd=at)
+        inner = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    base = put_image(store, "base:1", [BASE])
+    with pytest.raises(ImageError, match="more than 65536 bytes"):
+        diff(store, base, str(upper))
+    at = os.open(upper, os.O_RDONLY)
+    empty(at)
+    os.close(at)
 
 
 def test_source_date_epoch() -> None:

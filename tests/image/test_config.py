@@ -69,7 +69,10 @@ def test_the_users_file(no_credentials: None) -> None:
 @pytest.mark.parametrize(
     ("text", "message", "mend"),
     [
-        ("x = 1", '1:1: unknown key "x"; there are auth_file, registry', None),
+        ("x = 1", '1:1: unknown key "x"; there are auth_file, parallel', None),
+        ("parallel = 0", "1:12: not a number from 1 to 16", None),
+        ("parallel = true", "not a number", None),
+        ('max_image = "5Q"', "is not a size", None),
         ("auth_file = 1", "1:13: not a text", None),
         ("registry = 1", "1:12: not a table", None),
         ("[registry]\nx = 1", "2:5: not a table", None),
@@ -109,6 +112,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"# \xe9")
     with pytest.raises(ImageError, match="not UTF-8"):
         load_registries(str(tmp_path / "latin"))
+
+
+def test_limits(tmp_path: Path) -> None:
+    found = loaded(tmp_path, 'parallel = 2\nmax_image = "50G"\n')
+    assert (found.parallel, found.max_image) == (2, 50 << 30)
+    assert (Registries().parallel, Registries().max_image) == (4, 0)
 
 
 def test_the_line_to_write(tmp_path: Path) -> None:

@@ -33,3 +33,10 @@ def test_heavy(module: str) -> None:
     modules = loaded(f"sandbox.image.{module}")
     assert "urllib3" in modules
     assert not {"asyncio", "multiprocessing", "requests"} & modules
+
+
+def test_unpacking_is_lighter_still() -> None:
+    """Each layer has a process of its own, and its start is what the smallest of them wait for."""
+    names = ("worker", "compress", "copied", "apply", "tar")
+    modules = loaded(", ".join(f"sandbox.image.layer.{name}" for name in names))
+    assert not {"json", "re", "enum", "typing", "dataclasses", "threading"} & modules

@@ -598,6 +598,24 @@ def test_a_full_disk(hostile: Scripted, large: Made, need: Callable[..., None], 
     assert int(second.headers["Range"].removeprefix("bytes=").rstrip("-")) > 200_000
 
 
+def test_layers_are_pulled_at_once(hostile: Scripted, options: Make, image_store: DirectoryStore) -> None:
+    """One is answered only when the other was asked for."""
+    import threading
+
+    made = image({"a": noise(10_000)}, {"b": noise(20_000)})
+    hostile.serve(made)
+    asked = [threading.Event(), threading.Event()]
+
+    def answer(exchange: Exchange) -> None:
+        number = exchange.path.endswith(made.layers[1].digest.hex)
+        asked[number].set()
+        together = asked[not number].wait(20)
+        exchange.reply(200 if together else 404, made.blobs[made.layers[number].digest])
+
+    hostile.on(f"GET /v2/x/blobs/({made.layers[0].digest}|{made.layers[1].digest})", answer)
+    pull(parse_reference(f"{hostile.name}/x"), image_store, None, options(hostile.name))
+
+
 def test_the_first_failure_ends_the_other_layers(
     hostile: Scripted, options: Make, image_store: DirectoryStore
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sandbox.errors import ImageError
 from sandbox.image.digest import Digest
-from sandbox.image.reference import Reference, parse_reference
+from sandbox.image.reference import Reference, parse_new_name, parse_reference
 
 HEX = "0123456789abcdef" * 4
 SHA256 = f"sha256:{HEX}"
@@ -126,6 +126,14 @@ def test_keys() -> None:
     assert parse_reference(f"x:1@{SHA256}").key == f"docker.io/library/x@{SHA256}"
     assert parse_reference("x:1").identifier == "1"
     assert parse_reference(f"x:1@{SHA256}").identifier == SHA256
+
+
+def test_what_is_made_here_is_not_called_by_a_digest() -> None:
+    assert parse_new_name("tool") == parse_reference("tool:latest")
+    for text, mend in {"tool@": "tool:latest", "a.b/c:1@": "a.b/c:1"}.items():
+        with pytest.raises(ImageError, match="can't be called by a digest") as error:
+            parse_new_name(f"{text}sha256:{'0' * 64}")
+        assert error.value.mend == f"write {mend}"
 
 
 def test_another_tag_or_digest() -> None:

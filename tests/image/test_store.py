@@ -15,9 +15,11 @@ import pytest
 
 from sandbox import host as hosts
 from sandbox.errors import DigestError, ImageError, LayerError
-from sandbox.image import garbage, listing
+from sandbox.image import garbage, listing, unpacked
 from sandbox.image.digest import digest_of
-from sandbox.image.manifest import OCI_MANIFEST, Descriptor
+from sandbox.image.durable import try_lock
+from sandbox.image.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor
+from sandbox.image.refs import to_json
 from sandbox.image.store import Store
 from tests.image.layer.archives import Item, directory, file, hardlink, whiteout
 from tests.image.stored import put_blob, put_image
@@ -106,6 +108,51 @@ def test_a_damaged_list_of_names(store: Store, tmp_path: Path) -> None:
         store.refs.all()
 
 
+def test_no_more_names_than_can_be_read(store: Store) -> None:
+    image = put_image(store, "one", [BASE])
+    with pytest.raises(ImageError, match="there is no room for more names"):
+        store.set_refs({f"name{n}": image.descriptor for n in range(10_000)})
+    assert list(store.refs.all()) == ["one"]
+    store.set_refs({f"name{n}": image.descriptor for n in range(9_999)})
+    assert len(store.refs.all()) == 10_000
+    with pytest.raises(ImageError, match="there is no room for more names"):
+        store.set_ref("another", image.descriptor)
+
+
+FULL = """if True:
+    import contextlib, os, sys
+    from sandbox.errors import ImageError
+    from sandbox.image.manifest import OCI_MANIFEST, Descriptor
+    from sandbox.image.store import Store
+    store = Store(sys.argv[1])
+    large = store.put_blob(bytes(1 << 18))
+    for name in ("one", "two"):
+        store.set_ref(name, Descriptor(OCI_MANIFEST, large, 1 << 18))
+    with contextlib.suppress(OSError), open(sys.argv[1] + "/fill", "wb", 0) as file:
+        while file.write(bytes(4096)):
+            pass
+    try:
+        store.set_ref("three", Descriptor(OCI_MANIFEST, large, 1 << 18))
+    except ImageError as error:
+        print(error.message)
+    store.remove_ref("one")
+    store.blobs.remove(large)
+    store.remove_ref("two")
+    print(store.refs.all(), os.path.exists(sys.argv[1] + "/index.json.spare"))
+    """
+
+
+def test_a_name_can_be_forgotten_on_a_full_disk(tmp_path: Path) -> None:
+    """That is how room is made."""
+    need("userns")
+    command = 'mount -t tmpfs -o size=1m none "$0" && exec "$@" "$0"'
+    argv = ["unshare", "-Urm", "sh", "-c", command, tmp_path, sys.executable, "-c", FULL]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    said = done.stdout.splitlines()
+    assert len(said) == 2 and said[0].startswith("cannot name an image: No space left on device"), done.stderr
+    assert said[1] == "{} True"
+
+
 def test_a_store_that_can_not_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ImageError, match="cannot use the image store"):
@@ -172,6 +219,14 @@ def test_a_layer_that_is_not_what_its_image_says(store: Store, tmp_path: Path) -
     assert os.listdir(tmp_path / "store/work") == []
 
 
+def test_a_layer_that_says_it_is_not_compressed(store: Store) -> None:
+    """By a diffID that is its blob's digest, which was verified, and is that of something else."""
+    source = put_image(store, "one", [BASE]).sources()[0]
+    with pytest.raises(DigestError, match="another content"):
+        store.unpacked.ensure([source._replace(diff_id=source.blob)], store.open_blob)
+    assert store.unpacked.all() == []
+
+
 def test_a_layer_that_can_not_be_unpacked_leaves_nothing(store: Store, tmp_path: Path) -> None:
     image = put_image(store, "one", [[*BASE, hardlink("x", "none")]])
     with pytest.raises(LayerError, match="hard link"):
@@ -204,6 +259,26 @@ def test_several_at_once_unpack_it_once(store: Store, tmp_path: Path) -> None:
     assert len(said) == 1
     assert len(store.unpacked.all()) == 2
     assert os.listdir(tmp_path / "store/work") == []
+
+
+def test_a_place_that_another_has_by_now_is_left_alone(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made in one has its name, and the next who unpacks the same has begun there."""
+    with store.unpacked.workplace("unpack-x") as work:
+        os.rename(work, tmp_path / "done")
+        os.mkdir(work)
+    assert os.listdir(tmp_path / "store/work") == ["unpack-x"]
+
+    def late(fd: int) -> bool:
+        os.rename(work, tmp_path / "done too")
+        os.mkdir(work)
+        return True
+
+    monkeypatch.setattr(unpacked, "try_lock", late)
+    store.unpacked.recover()
+    monkeypatch.undo()
+    assert os.listdir(tmp_path / "store/work") == ["unpack-x"]
 
 
 def test_without_a_range_all_files_are_the_users_and_that_is_told(tmp_path: Path) -> None:
@@ -253,7 +328,7 @@ def test_remove_takes_what_only_it_had(store: Store) -> None:
 
 def test_a_second_name_keeps_everything(store: Store) -> None:
     put_image(store, "one", [BASE])
-    listing.tag(store, "one", "two")
+    store.set_ref("two", listing.resolve(store, "one")[1])
     assert garbage.remove(store, "one") == garbage.Freed()
     assert garbage.remove(store, "two").blobs == 3
 
@@ -269,6 +344,26 @@ def test_what_a_sandbox_uses_stays(store: Store) -> None:
     os.close(copy)
     assert garbage.prune(store).layers == 1
     assert not os.path.exists(stack.layers[0].files)
+
+
+@pytest.mark.parametrize("way", ["a layer", "another type"])
+def test_what_one_image_says_of_anothers_manifest_takes_nothing_from_it(store: Store, way: str) -> None:
+    image = put_image(store, "good", [BASE, MORE])
+    said = to_json(image.descriptor)
+    hostile: dict[str, Any]
+    if way == "a layer":
+        said["mediaType"] = "application/vnd.oci.image.layer.v1.tar"
+        kind, hostile = OCI_MANIFEST, {**json.loads(image.manifest.raw), "layers": [said]}
+    else:
+        said["mediaType"] = OCI_CONFIG
+        kind, hostile = OCI_INDEX, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [said]}
+    raw = json.dumps(hostile).encode()
+    for name in ("evil", "last"):  # whichever is looked at first
+        store.set_ref(name, Descriptor(kind, put_blob(store, raw), len(raw)))
+    assert garbage.prune(store).blobs == 0
+    garbage.remove(store, "last")
+    assert all(store.has_blob(source.blob) for source in image.sources())
+    assert store.has_blob(image.id)
 
 
 def test_nothing_goes_while_something_comes(store: Store) -> None:
@@ -352,7 +447,7 @@ def test_disk_use_is_true_about_sharing(store: Store) -> None:
     big = [file("big", os.urandom(200_000))]
     for name, layers in {"one": [big, MORE], "two": [big, ON_TOP]}.items():
         store.stack(put_image(store, name, layers)).lease.close()
-    listing.tag(store, "one", "also")
+    store.set_ref("also", listing.resolve(store, "one")[1])
     used = listing.usage(store)
     one, two = used.images["one"], used.images["two"]
     assert used.images["also"] == one
@@ -365,6 +460,37 @@ def test_disk_use_is_true_about_sharing(store: Store) -> None:
     assert listing.usage(store).unreached == 1000
 
 
+def test_nothing_goes_while_it_is_measured(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.stack(put_image(store, "one", [BASE])).lease.close()
+    measure = store.unpacked.measure
+
+    def measured(layer: Any) -> int:
+        with Store(store.path).alone() as alone:
+            assert not alone
+        return measure(layer)
+
+    monkeypatch.setattr(store.unpacked, "measure", measured)
+    assert listing.usage(store).unpacked > 0
+
+
+def test_a_place_that_can_not_be_cleaned_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = os.path.join(store.path, "work", "x")
+    os.makedirs(os.path.join(left, "files"))
+
+    def can_not(path: str) -> None:
+        raise ImageError(f"cannot remove {path}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.unpacked, "_remove", can_not)
+        with pytest.raises(ImageError, match="cannot remove"), store.unpacked.workplace("x"):
+            pass
+    fd = os.open(left, os.O_RDONLY)
+    try:
+        assert try_lock(fd), "who comes next waits for nobody"
+    finally:
+        os.close(fd)
+
+
 def test_an_image_with_more_layers_than_it_says(store: Store) -> None:
     image = put_image(store, "one", [BASE, MORE])
     config = json.loads(image.config.raw)
@@ -375,3 +501,42 @@ def test_an_image_with_more_layers_than_it_says(store: Store) -> None:
     data = json.dumps(manifest).encode()
     with pytest.raises(ImageError, match="2 layers, and its configuration 1"):
         store.image(Descriptor(OCI_MANIFEST, put_blob(store, data), len(data)))
+
+
+@pytest.mark.parametrize("processors", [1, 4])
+def test_layers_unpacked_ahead_are_those_unpacked_in_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, processors: int
+) -> None:
+    """Those that need what is below them wait for their turn, and come out right."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(processors)))
+    unusual = [directory("", mode=0o700), directory("a"), file("a/1", b"1")]
+    layers = [BASE, MORE, ON_TOP, unusual, MORE, [directory("b"), file("b/2", b"2"), hardlink("b/x", "a/1")]]
+    image = put_image(store, "many", layers)
+    stack = store.stack(image)
+    with stack.lease:
+        assert contents(store, stack) == {
+            ".": "5",
+            "a": "5",
+            "a/1": "1",
+            "b": "5",
+            "b/2": "2",
+            "b/x": "1",
+            "etc": "5",
+            "etc/x": "base",
+            "etc/y": "on top",
+            "opt": "5",
+            "opt/new": "more",
+        }
+        assert [layer.alone for layer in stack.layers] == [True, True, False, True, False, False]
+        assert len({layer.key for layer in stack.layers}) == 6
+    assert os.listdir(tmp_path / "store/work") == []
+
+
+def test_an_error_ahead_is_told_in_its_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
+    image = put_image(store, "many", [BASE, MORE, [file("../out")], MORE, [directory("c")]])
+    with pytest.raises(LayerError, match="leads out"):
+        store.stack(image)
+    assert os.listdir(tmp_path / "store/work") == []

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,14 @@ from typing import Any
 import pytest
 
 import sandbox
-from sandbox.launch import broker
+from sandbox.launch import backend, broker, plans
 from sandbox.launch.broker import BROKERED
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration]
 
 PATIENCE = 60.0
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.01)
 
 
 def children(pid: int) -> list[int]:
@@ -160,7 +153,7 @@ def test_broker_and_spares_hold_nothing_of_the_caller(
     for process in (pid, *spares):
         files = [os.readlink(each) for each in Path(f"/proc/{process}/fd").iterdir()]
         kinds = {each.partition(":")[0] for each in files}
-        assert kinds <= {"/dev/null", "socket", "pipe", "anon_inode", "user"}
+        assert kinds <= {"/dev/null", "socket", "pipe", "anon_inode", "user", "net"}
         ours = {os.readlink(each) for each in mine.iterdir() if each.exists()}
         assert not {each for each in files if each.startswith(("socket", "pipe"))} & ours
         assert os.readlink(f"/proc/{process}/cwd") == "/"
@@ -235,6 +228,13 @@ def test_a_signal_handler_may_launch_in_the_midst_of_a_launch() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     assert codes and set(codes) == {0}
+
+
+def test_a_signal_handler_may_launch_while_a_plan_is_looked_up() -> None:
+    with plans._plans_lock:  # as the one that was interrupted
+        assert plans._plans_lock.acquire(blocking=False)
+        plans._plans_lock.release()
+        assert sandbox.run(["true"]).ok
 
 
 # --- the caller ---------------------------------------------------------------------------------
@@ -453,6 +453,46 @@ def test_a_broker_that_is_killed() -> None:
         wait_until(lambda: not any(map(alive, [*spares, *inits])))
         assert sb.run(["echo", "x"]).stdout == b"x\n"
         assert the_broker() not in (None, pid)
+
+
+def test_a_broker_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for without end; what it does later starts nothing, and removes nothing."""
+    kept: list[socket.socket] = []
+
+    @contextlib.contextmanager
+    def parts(plan: bytes) -> Iterator[tuple[Any, ...]]:
+        with backend.parts(plan) as made:
+            kept.append(made[0].dup())  # so that the late one finds somebody to talk to
+            yield made
+
+    monkeypatch.setattr(broker, "parts", parts)
+    monkeypatch.setattr(broker, "_UNTAKEN", 0.3)
+    pid = start_broker()
+    stopped = [pid, *children(pid)]
+    found = BROKERED._broker
+    assert found is not None and found.process is not None
+    monkeypatch.setattr(found.process, "kill", lambda: None)
+    for each in stopped:
+        os.kill(each, signal.SIGSTOP)
+    try:
+        command = ["sh", "-c", "echo once >> ran"]
+        work = tmp_path / "work"
+        work.mkdir()
+        settings: Any = {"profile": "default", "cwd": work, "overrides": {"root.writable": "disk"}}
+        assert sandbox.run(command, **settings).verdict == "ok"
+        assert found.retired
+        late = kept[-1]
+    finally:
+        for each in reversed(stopped):
+            os.kill(each, signal.SIGCONT)
+    late.settimeout(PATIENCE)
+    messages = [late.recv(4096)]
+    while messages[-1]:
+        messages.append(late.recv(4096))
+    assert [b'"supervisor"' in each for each in messages] == [True, False]  # it came, and went
+    assert (work / "ran").read_text() == "once\n"
+    for each in kept:
+        each.close()
 
 
 def test_spares_that_are_killed() -> None:

@@ -17,9 +17,10 @@ import pytest
 
 import sandbox
 from sandbox import wire
-from sandbox.launch import api
+from sandbox.launch import plans
 from sandbox.launch.backend import Started, pair
 from sandbox.launch.fake import Command, Fake, Outcome
+from sandbox.launch.kept import Keeping
 from sandbox.launch.prepare import Prepared
 from sandbox.launch.result import CalledProcessError, Result
 from sandbox.profile.model import Profile
@@ -32,15 +33,24 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """No profile is read: the fake looks at the slots alone. The value gathers what was asked for."""
     asked: list[Any] = []
 
-    def prepared(profile: Any, overrides: Any, cwd: Any) -> Prepared:
-        asked.append((profile, dict(overrides), cwd))
+    def prepared(profile: Any, kept: Keeping, cwd: Any) -> Prepared:
+        asked.append((profile, dict(kept.overrides), cwd))
         ids = SimpleNamespace(host_uid=os.geteuid(), host_gid=os.getegid())
         plan: Any = SimpleNamespace(
-            enforced={"pids": "rlimit"}, workdir="/work", needs_scratch=False, ids=ids, namespaces=0
+            enforced={"pids": "rlimit"},
+            workdir="/work",
+            needs_scratch=False,
+            ids=ids,
+            namespaces=0,
+            settings=None,
+            addresses=(),
+            stop_signal=0,
+            membership=None,
+            leases=(),
         )
         return Prepared(Profile(name="x"), plan, wire.encode([]), (("A", "1"), ("HOME", None)), ())
 
-    monkeypatch.setattr(api, "_prepare", prepared)
+    monkeypatch.setattr(plans, "_prepare", prepared)
     return asked
 
 
@@ -406,8 +416,9 @@ def test_terminal_as_stdin_only_without_capture() -> None:
 
     code = (
         "import os, sys\n"
-        "from sandbox.launch.api import _streams\n"
-        "kinds = [os.isatty(_streams(c).given[0]) for c in ({}, {'capture_output': False}, {'stdin': -3})]\n"
+        "from sandbox.launch.arguments import streams_of\n"
+        "cases = {}, {'capture_output': False}, {'stdin': -3}\n"
+        "kinds = [os.isatty(streams_of(c).given[0]) for c in cases]\n"
         "print(kinds)\n"
     )
     master, slave = pty.openpty()

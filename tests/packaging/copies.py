@@ -25,6 +25,36 @@ def copy_tree(target: Path) -> Path:
     return target
 
 
+#: without optimizing, which takes most of the time; a helper that it has compiled before it has kept
+QUICK = """#!/bin/sh
+for word; do
+    [ "$last" != -o ] || target=$word
+    case $word in */helpers/main.c) sources=${word%/main.c} ;; esac
+    last=$word
+done
+[ "$sources" ] || exec COMPILER "$@" -O0
+options=$(printf '%s\\n' "$@" | grep '^-')
+made=MADE/$( (echo "$options"; cat "$sources"/*.[ch]) | sha256sum | cut -c -64)
+[ -e "$made" ] || { COMPILER "$@" -O0 -o "$made.$$" && mv "$made.$$" "$made"; } || exit
+cp "$made" "$target"
+"""
+#: one that is interrupted comes this far
+STUCK = """#!/bin/sh
+case $* in */helpers/main.c*) exec sleep 1000 ;; esac
+exec COMPILER "$@"
+"""
+
+
+def compiler(directory: Path, text: str, made: Path | None = None) -> Path:
+    """A cc that is the script *text*; it keeps what it compiled in the directory *made*."""
+    found = shutil.which("cc") or shutil.which("gcc")
+    assert found, "a C compiler is needed"
+    target = directory / "cc"
+    target.write_text(text.replace("COMPILER", found).replace("MADE", str(made)))
+    target.chmod(0o755)
+    return target
+
+
 def wheel_of(distribution: str, directory: Path) -> Path:
     """Pack an installed distribution into a wheel again (PEP 427), so that pip needs no network."""
     installed = metadata.distribution(distribution)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.copies import copy_tree
+from tests.packaging.copies import QUICK, compiler, copy_tree
 
 pytestmark = pytest.mark.integration
 
@@ -26,9 +26,21 @@ def hatch(tree: Path, hook: str, *arguments: object, **environ: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.fixture(autouse=True)
+def compiler_of_builds(tmp_path: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quick").mkdir()
+    monkeypatch.setenv("CC", str(compiler(tmp_path / "quick", QUICK, compiled)))
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return copy_tree(tmp_path / "my tree")
+
+
+def leave_a_small_helper(tree: Path) -> None:
+    for source in (tree / "helpers").iterdir():
+        source.unlink()
+    (tree / "helpers" / "main.c").write_text("int main(void) { return 0; }\n")
 
 
 def members(wheel: Path) -> dict[str, zipfile.ZipInfo]:
@@ -102,6 +114,7 @@ def test_a_compiler_that_cannot_link_statically_does_not_count(tree: Path, tmp_p
 
 
 def test_a_failed_compilation_keeps_the_old_helper(tree: Path) -> None:
+    leave_a_small_helper(tree)
     command = [sys.executable, "scripts/build_helper.py"]
     subprocess.run(command, cwd=tree, check=True, capture_output=True)
     helper = tree / "sandbox" / "_helper" / "sandbox-helper"
@@ -112,6 +125,28 @@ def test_a_failed_compilation_keeps_the_old_helper(tree: Path) -> None:
     assert "broken.c:1" in done.stderr
     assert helper.read_bytes() == before
     assert os.listdir(helper.parent) == [helper.name]
+
+
+def test_an_edit_during_the_compilation_is_compiled_next(tree: Path, tmp_path: Path) -> None:
+    """As by `git pull` in another terminal: what was made of both states must not stay."""
+    leave_a_small_helper(tree)
+    compiler = tmp_path / "cc"
+    edit = f"echo >> '{tree}/helpers/main.c'"
+    compiler.write_text(
+        f"""#!/bin/sh\n{shutil.which("cc")} "$@" || exit\ncase $* in *main.c*) {edit} ;; esac\n"""
+    )
+    compiler.chmod(0o755)
+    command = [sys.executable, "scripts/build_helper.py"]
+    helper = tree / "sandbox" / "_helper" / "sandbox-helper"
+    subprocess.run(
+        command, cwd=tree, check=True, capture_output=True, env={**os.environ, "CC": str(compiler)}
+    )
+    torn = helper.stat().st_ino
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    made = helper.stat().st_ino
+    assert made != torn
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    assert helper.stat().st_ino == made
 
 
 def test_no_compiler_at_all_says_what_mends_it(tree: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.copies import ROOT, copy_tree, wheel_of
+from tests.packaging.copies import QUICK, ROOT, STUCK, compiler, copy_tree, wheel_of
 
 pytestmark = pytest.mark.integration
 
@@ -28,14 +28,14 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture
-def environ(tmp_path: Path, tmp_home: Path, wheels: Path) -> Environ:
+def environ_of(directory: Path, wheels: Path, compiled: Path) -> Environ:
     """`python3` is the interpreter of the tests, for which the wheels are."""
-    programs = tmp_path / "bin"
+    programs = directory / "bin"
     programs.mkdir()
     (programs / "python3").symlink_to(os.path.realpath(sys.executable))
+    compiler(programs, QUICK, compiled)
     path = f"{programs}:/usr/local/bin:/usr/bin:/bin"
-    scratch = tmp_path / "scratch"  # what is killed leaves its temporary files here, and may
+    scratch = directory / "scratch"  # what is killed leaves its temporary files here, and may
     scratch.mkdir()
     return {
         **os.environ,
@@ -48,8 +48,27 @@ def environ(tmp_path: Path, tmp_home: Path, wheels: Path) -> Environ:
 
 
 @pytest.fixture
+def environ(tmp_path: Path, tmp_home: Path, wheels: Path, compiled: Path) -> Environ:
+    return environ_of(tmp_path, wheels, compiled)
+
+
+@pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     return copy_tree(tmp_path / "my checkout")
+
+
+@pytest.fixture(scope="session")
+def set_up_once(tmp_path_factory: pytest.TempPathFactory, wheels: Path, compiled: Path) -> Path:
+    directory = tmp_path_factory.mktemp("checkout")
+    tree = copy_tree(directory / "tree")
+    assert worked(command(tree / "scripts" / "sandbox", environ_of(directory, wheels, compiled)))
+    return tree
+
+
+@pytest.fixture
+def ready(tmp_path: Path, environ: Environ, set_up_once: Path) -> Path:
+    """A checkout that has set itself up, and was moved here."""
+    return Path(shutil.copytree(set_up_once, tmp_path / "my checkout", symlinks=True))
 
 
 def command(program: Path | str, environ: Environ, **options: object) -> subprocess.CompletedProcess[str]:
@@ -82,18 +101,16 @@ def test_sets_itself_up_once(checkout: Path, environ: Environ) -> None:
     assert second.stderr == ""
 
 
-def test_from_anywhere_and_through_links(checkout: Path, environ: Environ, tmp_path: Path) -> None:
-    program = checkout / "scripts" / "sandbox"
-    assert worked(command(program, environ))
+def test_from_anywhere_and_through_links(ready: Path, environ: Environ, tmp_path: Path) -> None:
     link = tmp_path / "bin" / "sandbox"
     link.symlink_to("../my checkout/scripts/sandbox")
     other = tmp_path / "bin" / "other"
     other.symlink_to(link)
     for call, cwd in (
-        ("scripts/sandbox", checkout),
-        ("./sandbox", checkout / "scripts"),
-        ("../scripts/sandbox", checkout / "helpers"),
-        (f"{checkout}/helpers/../scripts/sandbox", Path("/")),
+        ("scripts/sandbox", ready),
+        ("./sandbox", ready / "scripts"),
+        ("../scripts/sandbox", ready / "helpers"),
+        (f"{ready}/helpers/../scripts/sandbox", Path("/")),
         (str(link), Path("/")),
         (str(other), Path("/")),
         ("sandbox", Path("/")),
@@ -128,7 +145,9 @@ def test_two_at_once(checkout: Path, environ: Environ) -> None:
 
 
 @pytest.mark.parametrize("at", ["making", "installing", "compiling"])
-def test_an_interrupted_set_up_is_redone(checkout: Path, environ: Environ, at: str) -> None:
+def test_an_interrupted_set_up_is_redone(checkout: Path, environ: Environ, compiled: Path, at: str) -> None:
+    if at == "compiling":
+        compiler(checkout.parent / "bin", STUCK)
     process = subprocess.Popen(
         [checkout / "scripts" / "sandbox", "--version"],
         env=environ,
@@ -145,18 +164,18 @@ def test_an_interrupted_set_up_is_redone(checkout: Path, environ: Environ, at: s
     os.killpg(process.pid, signal.SIGKILL)
     process.stderr.close()
     process.wait()
+    compiler(checkout.parent / "bin", QUICK, compiled)
     assert not (checkout / ".sandbox-env" / "stamp").exists()
     again = command(checkout / "scripts" / "sandbox", environ)
     assert worked(again)
     assert "compiling" in set_up_steps(again)
 
 
-def test_edits_are_seen(checkout: Path, environ: Environ) -> None:
-    program = checkout / "scripts" / "sandbox"
-    assert worked(command(program, environ))
-    (checkout / "helpers" / "helper.h").touch()
+def test_edits_are_seen(ready: Path, environ: Environ) -> None:
+    program = ready / "scripts" / "sandbox"
+    (ready / "helpers" / "helper.h").touch()
     assert set_up_steps(command(program, environ)) == ["compiling"]
-    project = checkout / "pyproject.toml"
+    project = ready / "pyproject.toml"
     project.write_text(project.read_text().replace('"platformdirs>=4"', '"platformdirs>=3"'))
     assert set_up_steps(command(program, environ)) == ["installing"]
     assert command(program, environ).stderr == ""
@@ -172,12 +191,11 @@ def test_a_moved_checkout_works(checkout: Path, environ: Environ, tmp_path: Path
     assert found.stdout.strip() == str(moved / "sandbox" / "__init__.py")
 
 
-def test_an_interpreter_that_is_gone_is_replaced(checkout: Path, environ: Environ) -> None:
-    assert worked(command(checkout / "scripts" / "sandbox", environ))
-    python = checkout / ".sandbox-env" / "venv" / "bin" / "python"
+def test_an_interpreter_that_is_gone_is_replaced(ready: Path, environ: Environ) -> None:
+    python = ready / ".sandbox-env" / "venv" / "bin" / "python"
     python.unlink()
     python.symlink_to("/nonexistent/python3.11")
-    assert worked(command(checkout / "scripts" / "sandbox", environ))
+    assert worked(command(ready / "scripts" / "sandbox", environ))
 
 
 @pytest.mark.as_root
@@ -281,11 +299,10 @@ def test_a_failing_install_says_why(checkout: Path, environ: Environ, tmp_path: 
 
 
 def test_the_steady_path_starts_no_process(
-    checkout: Path, environ: Environ, tmp_path: Path, need: Callable[..., None]
+    ready: Path, environ: Environ, tmp_path: Path, need: Callable[..., None]
 ) -> None:
     need("strace")
-    program = checkout / "scripts" / "sandbox"
-    assert worked(command(program, environ))
+    program = ready / "scripts" / "sandbox"
     log = tmp_path / "strace"
     trace = ["strace", "-f", "-o", str(log), "-e", "trace=process", str(program), "--version"]
     assert worked(subprocess.run(trace, env=environ, capture_output=True, text=True))

@@ -57,8 +57,8 @@ def test_no_limit_no_record() -> None:
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        (Limits(cpu_time=0.2), {"cpu": [1, 2]}),
-        (Limits(cpu_time=2.5), {"cpu": [3, 4]}),
+        (Limits(cpu_time=0.2), {"cpu": [2, 3]}),
+        (Limits(cpu_time=2.5), {"cpu": [5, 6]}),
         (Limits(memory=64 * M), {"data": [320 * M, 320 * M]}),
         (Limits(file_size=M), {"fsize": [M, M]}),
         (Limits(files=32), {"nofile": [32, 32]}),
@@ -208,3 +208,37 @@ def test_without_seccomp_the_gaps_are_larger() -> None:
     plan = plan_of(Profile(limits=Limits(memory=M, core=0), process=Process(seccomp="off")))
     assert "memfd_create" in plan.enforced["memory"]
     assert plan.enforced["core"].startswith(BEST_EFFORT)
+
+
+@pytest.mark.parametrize(
+    ("process", "gap"),
+    [
+        (Process(), False),
+        (Process(nested=True), True),
+        (Process(seccomp="off", capabilities=("SYS_ADMIN", "SYS_RESOURCE")), True),
+        (Process(capabilities=("SYS_ADMIN", "SYS_RESOURCE")), False),
+        (Process(seccomp="off", capabilities=("SYS_ADMIN",)), False),
+    ],
+)
+def test_what_a_payload_mounts_for_itself_is_not_held(process: Process, gap: bool) -> None:
+    """A tmpfs of its own has any size, and only a cgroup counts it."""
+    profile = Profile(limits=Limits(disk=M, memory=M), process=process)
+    enforced = plan_of(profile).enforced
+    assert ("mounts for itself" in enforced["disk"]) == gap
+    assert ("mounts for itself" in enforced["memory"]) == gap
+    if gap:
+        with pytest.raises(RequirementError, match=r"limits\.disk is required") as error:
+            plan_of(replace(profile, require=("disk",)))
+        assert error.value.mend == "process.nested = false"
+
+
+def test_what_is_counted_for_the_user_is_shared() -> None:
+    limits = {RLIMITS["sigpending"]: 1600, RLIMITS["msgqueue"]: 400}
+    host = replace(HOST, inotify=(128, 1000))
+    plan = plan_of(Profile(), call(hard_limits=limits), host=host)
+    assert rlimits(plan) == {"sigpending": [100, 100], "msgqueue": [100, 100]}
+    sysctls = {name.decode(): value.decode() for name, value in records(plan, Kind.SYSCTL)}
+    assert sysctls["user/max_inotify_instances"] == "32"
+    assert sysctls["user/max_inotify_watches"] == "500"
+    asked = Profile(process=Process(rlimits={"sigpending": (1600, 1600)}))
+    assert rlimits(plan_of(asked, call(hard_limits=limits)))["sigpending"] == [1600, 1600]

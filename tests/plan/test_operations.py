@@ -46,7 +46,7 @@ FIELDS = {
     Kind.DEVPTS: 2,
     Kind.MQUEUE: 2,
     Kind.FILE: 3,
-    Kind.DIRECTORY: 2,
+    Kind.DIRECTORY: 3,
     Kind.SYMLINK: 2,
     Kind.MASK: 2,
     Kind.READONLY: 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -68,8 +69,8 @@ def test_files_and_sockets_are_told_from_directories(resolve: Resolve, project: 
 
     (project / "f").touch()
     with socket.socket(socket.AF_UNIX) as server:
-        os.chdir(project)
-        server.bind("s")
+        with contextlib.chdir(project):  # for the path that a socket can have
+            server.bind("s")
         invocation = resolve(
             Mount("/f", "ro", source="f"), Mount("/s", "rw", source="s"), Mount("/d", "ro", source=".")
         )
@@ -93,6 +94,35 @@ def test_the_hosts_proc_is_no_source(resolve: Resolve) -> None:
 def test_the_same_destination_twice(resolve: Resolve, project: Path) -> None:
     with pytest.raises(ProfileError, match="two mounts on"):
         resolve(Mount(".", "rw"), Mount(str(project), "ro"))
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw", "overlay"])
+@pytest.mark.parametrize("around", ["ro", "rw", "overlay"])
+def test_what_an_earlier_command_may_have_planted(
+    resolve: Resolve, home: Path, project: Path, mode: MountMode, around: MountMode
+) -> None:
+    """A link below the working directory, whatever this profile does with it, or below a writable mount."""
+    (home / "keys" / "in").mkdir(parents=True)
+    (project / "data").symlink_to("../keys")
+    for source, real in (("data", home / "keys"), ("data/in", home / "keys" / "in")):
+        with pytest.raises(
+            ProfileError, match=r"^p\.toml:9: .*symbolic link .*/project/data, which"
+        ) as caught:
+            resolve(Mount(".", around), Mount("/x", mode, source=source))
+        assert caught.value.mend == f"name its real path, {real}"
+    with pytest.raises(ProfileError, match="symbolic link"):
+        resolve(Mount(".", around), root=Root("dir:data"))
+    with pytest.raises(ProfileError, match="symbolic link"):
+        resolve(Mount("/p", "rw", source=str(project)), Mount("/x", mode, source="~/project/data"), cwd=home)
+
+
+def test_links_that_no_command_planted(resolve: Resolve, home: Path, project: Path) -> None:
+    (home / "keys").mkdir()
+    (home / "link").symlink_to("keys")
+    (project / "data").symlink_to("../keys")
+    resolve(Mount(".", "rw"), Mount("/x", "ro", source="~/link"))
+    resolve(Mount("/x", "ro", source="data"))  # a working directory that this profile does not show
+    resolve(Mount("/y", "ro", source=str(project)), Mount("/x", "ro", source="~/project/data"), cwd=home)
 
 
 # --- what may not be given away ------------------------------------------------------------------

@@ -55,3 +55,18 @@ def test_shell_is_one_that_is_there(project: Path) -> None:
 
     assert shell("/bin/bash") == "/bin/bash"
     assert shell("/bin/nothing") == shell("/tmp/x") == shell("") == "/bin/sh"
+
+
+def test_root_is_told_which_directory_its_service_cannot_read(tmp_path: Path) -> None:
+    from sandbox.errors import HostError
+    from sandbox.plan.invocation import Interpreter
+    from sandbox.plan.resolve import _refuse_private
+
+    for each in (tmp_path, *tmp_path.parents[:-2]):
+        if each.owner() == tmp_path.owner():
+            each.chmod(0o755)
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "private/python").touch(mode=0o755)
+    with pytest.raises(HostError, match="private is root's alone"):
+        _refuse_private(Interpreter(files=(str(tmp_path / "private/python"),)))
+    _refuse_private(Interpreter(files=("/usr/bin/env",)))

@@ -277,8 +277,8 @@ def test_wrong_overrides(overrides: dict[str, object], part: str, tmp_home: Path
 
 
 def test_overrides_are_checked_with_the_rest(tmp_home: Path) -> None:
-    with pytest.raises(NotAvailableError, match=r"^option --net: "):
-        load("default", {"net.mode": Given("user", Origin("option --net"))})
+    with pytest.raises(NotAvailableError, match=r"^option --init: "):
+        load("default", {"process.init": Given(False, Origin("option --init"))})
 
 
 def test_files_of_overrides_are_remembered(tmp_home: Path) -> None:

@@ -189,7 +189,7 @@ def test_bytes_that_are_no_text(tmp_home: Path) -> None:
         ("--cpus 0.001", "option --cpus: ", "from 0.01"),
         ("--cgroup-parent judge", "option --cgroup-parent: ", "absolute path"),
         ("--timeout 0", "option --timeout: ", "more than 0"),
-        ("--image debian", "option --image: ", "not available yet"),
+        ("--image :x", "option --image: ", "not the reference of an image"),
         ("--image debian --root /srv", "option --root: ", "contradicts option --image"),
         ("-v /a", "option --bind: ", 'did you mean "/a:/a"'),
         ("-v /a:/b:ro:z", "option --bind: ", "not SRC:DST"),
@@ -211,8 +211,8 @@ def test_bytes_that_are_no_text(tmp_home: Path) -> None:
         ("--require memry", "option --require: ", 'did you mean "memory"'),
         ("--require memory", "option --require: ", "is not set"),
         ("--require pids,,net", "option --require: ", "can't be required"),
-        ("--net nowhere", "option --net: ", "not available yet"),
-        ("--publish 80:80", "option --publish: ", "there is no network"),
+        ("--net a/b", "option --net: ", "name of a network"),
+        ("--net host --publish 80:80", "option --publish: ", "the host's own"),
         ("--allow a.b", "option --allow: ", "there is no network"),
         ("-u 1000", "option --user: ", '"1000:1000"'),
         ("--hostname a_b", "option --hostname: ", "not a host name"),
@@ -240,6 +240,26 @@ def test_no_control_characters_in_messages(tmp_home: Path) -> None:
         assert "\x1b" not in wrong(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("/a:b:/c:ro", "'/a\\:b:/c:ro'"),
+        ("a:b:/c", "'a\\:b:/c'"),
+        ("/a:/b:/c:overlay", "'/a\\:/b:/c:overlay'"),
+        ("/a:/b:x", ""),
+        ("/a:/b:wr", ""),
+    ],
+)
+def test_a_colon_in_a_path(text: str, mend: str) -> None:
+    with pytest.raises(ValueError, match="is not") as caught:
+        parse_bind(text)
+    said = getattr(caught.value, "mend", None)
+    assert (said or "").endswith(mend)
+    assert bool(said) == bool(mend)
+    if mend:  # what it says is right
+        parse_bind(mend[1:-1])
+
+
 def test_parsing_for_the_api() -> None:
     assert parse_bind("a:b") == ("b", {"source": "a", "mode": "rw"})
     assert parse_tmpfs("/x:size=1M") == ("/x", {"mode": "tmpfs", "size": "1M"})
@@ -248,7 +268,7 @@ def test_parsing_for_the_api() -> None:
             parse_bind(text)
 
 
-def test_help_has_every_option_and_says_what_is_missing() -> None:
+def test_help_has_every_option() -> None:
     text = parser().format_help()
     assert all(flag in text for flag in flags())
-    assert text.count("not available yet") == 3  # --image, --publish, --allow
+    assert "not available yet" not in text

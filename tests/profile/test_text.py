@@ -107,7 +107,7 @@ def test_check_of_profiles_made_by_hand(tmp_home: Path) -> None:
     for wrong in (
         replace(profile, limits=Limits(pids=-1)),
         replace(profile, limits=Limits(memory=5)),
-        replace(profile, net=Net(mode="none", publish=("80:80",))),
+        replace(profile, net=Net(mode="host", publish=("80:80",))),
         replace(profile, process=Process(hostname="a b")),
         replace(profile, mounts=(Mount("/", "ro"),)),
         replace(profile, mounts=(Mount("/a", "ro", size=5000),)),
@@ -119,7 +119,7 @@ def test_check_of_profiles_made_by_hand(tmp_home: Path) -> None:
         with pytest.raises(ProfileError):
             wrong.check()
     with pytest.raises(NotAvailableError):
-        replace(profile, net=Net(mode="user")).check()
+        replace(profile, process=Process(init=False)).check()
 
 
 def test_check_by_name(project: Write) -> None:
@@ -221,7 +221,7 @@ def test_what_is_set_to_its_default_is_shown_too(own_profile: Write) -> None:
     assert found["init = true"] == f"{path}:3"
     assert found["dns = []"] == f"{path}:5"
     assert found['map = "keep"'] == "argument user"
-    for each in ('from = "host"', 'writable = "no"', 'mode = "none"'):
+    for each in ('from = "host"', 'mode = "none"'):
         assert found[each].startswith("base.toml:")
     assert not any(line.startswith(("seccomp", "umask", "backend")) for line in lines)  # nobody set these
 

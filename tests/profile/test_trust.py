@@ -75,6 +75,8 @@ WIDER = [
     ("limits.core = 1", "1:15", "which has 0"),
     ('net.mode = "host"', "1:12", 'which has "none"'),
     ('net.hosts = { "example.org" = "6.6.6.6" }', "1:31", "net.hosts"),
+    ('net.mode = "none"\nnet.publish = ["8080:80"]', "2:15", "net.publish"),
+    ('net.activate = ["8080:80"]', "1:16", "net.activate"),
     ('env.extend-keep = ["SSH_AUTH_SOCK"]', "1:19", 'takes in ["SSH_AUTH_SOCK"]'),
     ('env.keep = ["L*"]', "1:12", 'takes in ["L*"]'),
     ('env.set = { LD_PRELOAD = "./x.so" }', "1:26", "env.set"),
@@ -95,6 +97,7 @@ WIDER = [
     ('root.writable = "memory"', "1:17", "root.writable"),
     ('root.driver = "overlay"', "1:15", "root.driver"),
     ('user.map = "root"', "1:12", "user.map"),
+    ('entrypoint = ["./mine"]', "1:14", "entrypoint"),
     ('user.ids = "single"', "1:12", "user.ids"),
     ('mounts."~/.ssh" = "ro"', "1:19", "outside of the project"),
     ('mounts."/" = "ro"', "1:8", "whole root"),
@@ -189,6 +192,9 @@ def test_a_project_below_its_directory(project: Write) -> None:
             'mounts."sub" = { source = "/srv", mode = "ro" }',
             'mounts."sub/a" = { source = "sub/a", mode = "ro" }',
         ),
+        ('net.mode = "user"', 'net.reach = ["private"]'),
+        ('net = { mode = "user", reach = ["private"] }', 'net.reach = ["private", "loopback"]'),
+        ('net = { mode = "user", reach = ["private"] }', 'net.extend-reach = ["host"]'),
     ],
 )
 def test_against_the_users_default(own: str, theirs: str, own_profile: Write, project: Write) -> None:
@@ -202,6 +208,9 @@ def test_against_the_users_default(own: str, theirs: str, own_profile: Write, pr
     ("own", "theirs"),
     [
         ('net.mode = "host"', 'net.mode = "none"'),
+        ('net = { mode = "user", reach = ["private", "host"] }', 'net.reach = ["private"]'),
+        ('net = { mode = "user", reach = ["private"] }', "net.reach = []"),
+        ('net = { mode = "user", publish = ["1:1", "2:2"] }', 'net.publish = ["2:2"]'),
         ("process.nested = true", "process.nested = false"),
         ('process.seccomp = "off"', 'process.seccomp = "default"'),
         ('process.umask = "022"', 'process.umask = "027"'),
@@ -565,3 +574,16 @@ def test_no_project_widens(
                 assert access(before, place, home, cwd) >= (shown, level), place
                 assert access(before, place, home, cwd)[0] == shown, place
     assert hides(before, home, cwd) <= hides(after, home, cwd)
+
+
+def test_a_layer_starts_from_the_file_that_names_it(tmp_home: Path, tmp_path: Path) -> None:
+    """A project's layers are in its directory, wherever the call is from and wherever the root is said."""
+    project = tmp_path / "project"
+    (project / "below").mkdir(parents=True)
+    file = project / "sandbox.toml"
+    file.write_text('[root]\nfrom = "empty"\nlayers = ["dir:a", "b/../c", "~/d", "/e"]\n')
+    trust.trust(str(file))
+    layers = load(None, cwd=str(project / "below")).root.layers
+    assert layers == (f"{project}/a", f"{project}/c", "~/d", "/e")
+    given = load(None, {"root.layers": ["x"]}, cwd=str(project / "below")).root
+    assert given.layers == ("x",)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from tests.support.needs import need
 
@@ -55,6 +56,7 @@ def load() -> ctypes.CDLL:
     return lib
 
 
+@cache
 def native() -> int:
     """The AUDIT_ARCH_* value of this machine."""
     return int(load().seccomp_arch_native())
@@ -81,7 +83,7 @@ def build(default: int, rules: Rules) -> bytes:
 
 def denied(calls: Mapping[str, int], strict: bool, nested: bool) -> Rules:
     """What is refused of calls that are otherwise allowed."""
-    eperm, pretend = 0x00050001, 0x00050000
+    eperm, enomem, pretend = 0x00050001, 0x0005000C, 0x00050000
     for command in (0x5412, 0x541C, 0x5423):
         yield calls["ioctl"], eperm, (low(1, command),)
     if not nested:
@@ -93,6 +95,11 @@ def denied(calls: Mapping[str, int], strict: bool, nested: bool) -> Rules:
         yield calls["fcntl"], eperm, (low(1, 1024),)
         yield calls["fcntl"], eperm, (low(1, 1026),)
         yield calls["seccomp"], eperm, (low(0, 1), low(1, 8, 8))
+    for name, argument, flag in (("mmap", 3, 0x40000), ("memfd_create", 1, 4), ("shmget", 2, 0x800)):
+        if name == "shmget" and strict:
+            yield calls[name], eperm, ()
+        else:
+            yield calls[name], enomem, (low(argument, flag, flag),)
     yield calls["setrlimit"], pretend, (low(0, 4),)
     changes = (low(1, 4), Comparison(2, NE, 0, 0))
     yield calls["prlimit64"], pretend, (*changes, Comparison(3, EQ, 0, 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 X86_64, AARCH64, I386, ARM = 0xC000003E, 0xC00000B7, 0x40000003, 0x40000028
@@ -28,6 +29,7 @@ class Verdict(NamedTuple):
     steps: int
 
 
+@lru_cache(maxsize=64)  # run many thousand times with few programs
 def unpack(program: bytes) -> list[tuple[int, int, int, int]]:
     return list(struct.iter_unpack("<HBBI", program))
 
@@ -73,10 +75,15 @@ def run(program: bytes, number: int, arguments: Sequence[int] = (), arch: int = 
         elif op == RET:
             return Verdict(k, frozenset(loaded), steps)
         else:
-            hit = {
-                JEQ: accumulator == k,
-                JGT: accumulator > k,
-                JGE: accumulator >= k,
-                JSET: bool(accumulator & k),
-            }[op]
-            at += true if hit else false
+            at += true if _hits(op, accumulator, k) else false
+
+
+def _hits(op: int, accumulator: int, k: int) -> bool:
+    if op == JEQ:
+        return accumulator == k
+    if op == JGT:
+        return accumulator > k
+    if op == JGE:
+        return accumulator >= k
+    assert op == JSET, f"opcode {op:#x}"
+    return bool(accumulator & k)

@@ -70,6 +70,8 @@ DENIED = {
     "TIOCSETD": ("ioctl", -1, 0x5423, "buffer", "EPERM"),
     "READ_IMPLIES_EXEC": ("personality", 0x400000, "EPERM"),
     "MMAP_PAGE_ZERO": ("personality", 0x100000, "EPERM"),
+    "huge pages": ("mmap", 0, 0, 3, 0x40022, -1, 0, "ENOMEM"),
+    "a file of huge pages": ("memfd_create", "buffer", 4, "ENOMEM"),
 }
 # The order of clone's arguments after the first differs between machines; zeros fit all.
 DENIED["clone into a user namespace"] = ("clone", 0x10000011, 0, 0, 0, 0, "EPERM")
@@ -96,6 +98,8 @@ ALLOWED = {
     "unix": ("socket", 1, 1, 0),
     "route": ("socket", 16, 3, 0),
     "memfd": ("memfd_create", "buffer", 0),
+    "sealable memfd": ("memfd_create", "buffer", 3),
+    "mmap": ("mmap", 0, 4096, 3, 0x22, -1, 0),
     "ask for the personality": ("personality", 0xFFFFFFFF),
     "no ASLR": ("personality", 0x40000),
     "unshare files": ("unshare", 0x400),

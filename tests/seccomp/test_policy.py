@@ -24,13 +24,14 @@ ARCHES = {"x86_64": machine.X86_64, "aarch64": machine.AARCH64}
 EPERM, ENOSYS = bpf.errno(errno.EPERM), bpf.errno(errno.ENOSYS)
 MODES = ("default", "strict")
 CALLS = {name: machines.load(name).calls for name in MACHINES}
+NAMES = {target: {number: name for name, number in calls.items()} for target, calls in CALLS.items()}
 FORMS = list(itertools.product(MODES, (False, True), MACHINES))
 
 # Judged by argument; nested sandboxes may clone and unshare as they like.
 JUDGED = {
     "socket", "socketpair", "ioctl", "personality", "clone", "unshare", "setrlimit", "prlimit64",
     "fcntl", "seccomp", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler",
-    "setpriority", "ioprio_set",
+    "setpriority", "ioprio_set", "mmap", "memfd_create", "shmget",
 }  # fmt: skip
 #: Values that some rule or kernel interface treats specially, and their neighbours and high twins.
 SMALL = [
@@ -42,10 +43,17 @@ SMALL = [
 VALUES = SMALL + [value | high for value in SMALL for high in (1 << 32, 0xFFFFFFFF << 32)]
 
 
-def ask(name, arguments=(), form=("default", False, "x86_64"), **options):
-    """The filter's answer to the call *name*."""
+@cache
+def made(form, *options, deny=()):
+    """The filter of a form, which is asked many thousand times."""
     mode, nested, target = form
-    code = program(mode, nested=nested, machine=target, **options)
+    return program(mode, nested=nested, machine=target, deny=deny, **dict(options))
+
+
+def ask(name, arguments=(), form=("default", False, "x86_64"), *, deny=(), **options):
+    """The filter's answer to the call *name*."""
+    target = form[2]
+    code = made(form, *options.items(), deny=tuple(deny))
     return machine.run(code, CALLS[target][name], arguments, ARCHES[target]).action
 
 
@@ -296,6 +304,21 @@ def test_init_is_left_alone(form):
     assert ask("setpriority", (2, 1000, 5), form) == ask("ioprio_set", (3, 1000, 5), form) == EPERM
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("high", [0, 1 << 32])
+def test_no_huge_pages(form, high):
+    enomem = bpf.errno(errno.ENOMEM)
+    for size in (0, 21 << 26, 30 << 26):  # as the machine likes, 2 MiB, 1 GiB
+        assert ask("mmap", (0, 1 << 30, 3, 0x40022 | size | high), form) == enomem
+        assert ask("memfd_create", (0, 4 | size | high), form) == enomem
+        if form[0] == "default":
+            assert ask("shmget", (0, 1 << 30, 0o1600 | 0x800 | size | high), form) == enomem
+    for flags in (0x22, 0x20022, 0x4022, 0x100022, 0x1, 0x8022):
+        assert ask("mmap", (0x40000, 0x40000, 3, flags | high, 0x40000), form) == ALLOW
+    assert ask("memfd_create", (4, 3 | high), form) == ALLOW
+    assert ask("shmget", (0x800, 0x800, 0o1600 | high)) == ALLOW
+
+
 def test_strict_rules():
     strict = ("strict", False, "x86_64")
     for command, high in itertools.product((1024, 1026), (0, 1 << 32)):  # F_SETLEASE F_NOTIFY
@@ -347,7 +370,7 @@ def constant(name, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_number_answers_as_the_table(form):
     mode, nested, target = form
-    names = {number: name for name, number in CALLS[target].items()}
+    names = NAMES[target]
     code = program(mode, nested=nested, machine=target)
     machine.check(code)
     for number in range(600):
@@ -382,10 +405,9 @@ def judges(form):
 
 
 def compare(form, number, arguments, arch):
-    mode, nested, target = form
-    names = {number: name for name, number in CALLS[target].items()}
-    code = program(mode, nested=nested, machine=target)
-    ours = machine.run(code, number, arguments, arch).action
+    target = form[2]
+    names = NAMES[target]
+    ours = machine.run(made(form), number, arguments, arch).action
     constants, loose, tight = judges(form)
     right = arch == ARCHES[target]
     if right and names.get(number) == "prlimit64" and arguments and arguments[0] & 0xFFFFFFFF == 1:
@@ -486,17 +508,8 @@ def test_describe(form):
     assert "denied by the launcher: memfd_create" in text
     assert ("fcntl" in text) == (mode == "strict")
     assert ("debugging" in text) == (mode == "strict")
-    refused = {
-        name
-        for name in CALLS[target]
-        if machine.run(
-            program(mode, nested=nested, machine=target, deny=["memfd_create"]),
-            CALLS[target][name],
-            (),
-            ARCHES[target],
-        ).action
-        in (EPERM, ENOSYS)
-    }
+    denied = ["memfd_create"]
+    refused = {name for name in CALLS[target] if ask(name, form=form, deny=denied) in (EPERM, ENOSYS)}
     obsolete = {
         name for group in policy.GROUPS if group.purpose == "obsolete" for name in group.calls.split()
     }

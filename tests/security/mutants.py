@@ -71,6 +71,11 @@ FILTER = [
         '_no_namespaces("unshare", _CLONE_NEW | _CLONE_NEWTIME)',
         '_no_namespaces("unshare", 0)',
     ),
+    (
+        "huge pages",
+        'ENOMEM),), ALLOW, f"{call}: no huge pages"',
+        'ALLOW),), ALLOW, f"{call}: no huge pages"',
+    ),
     ("clone3", 'Group("clone3", "clone3", ENOSYS, ENOSYS,', 'Group("clone3", "clone3", ALLOW, ALLOW,'),
     ("files by handle", 'open_by_handle_at", EPERM, EPERM)', 'open_by_handle_at", ALLOW, ALLOW)'),
     ("line disciplines", "(Compare(1, (0x5412, 0x541C, 0x5423)),)", "(Compare(1, (0x5412, 0x541C)),)"),
@@ -110,6 +115,7 @@ MEASURES = [
         "unseen and shared",
     ),
     ("memfds", "        add_memfds(init, pid, tally);\n", "", "unseen and memfd"),
+    ("page tables", "        tally->memory += page_tables(init, pid);\n", "", "unseen and page"),
     ("tmpfs", "answer->a = tally.memory + answer->d;", "answer->a = tally.memory;", "unseen and tmpfs"),
     (
         "System V",
@@ -124,12 +130,12 @@ MUTANTS = [
         "destinations are resolved inside the root, and made in file systems of ours only",
         (
             (
-                HELPER + "mounts.c",
+                HELPER + "targets.c",
                 'sys_openat2(root->fd, *dst ? dst : "/", O_PATH, 0, resolve_flags(flags))',
                 'sys_openat2(root->fd, dst[0] && dst[1] ? dst + 1 : ".", O_PATH, 0, flags & 0)',
             ),
             (
-                HELPER + "mounts.c",
+                HELPER + "targets.c",
                 "    if (fstat(fd, &status) < 0)\n        return false;\n    for",
                 "    return true;\n    for",
             ),
@@ -139,7 +145,7 @@ MUTANTS = [
     ),
     one(
         "/dev and /proc of a root must be real directories",
-        HELPER + "mounts.c",
+        HELPER + "targets.c",
         "return flags & M_STRICT ? RESOLVE_INSIDE | K_RESOLVE_NO_SYMLINKS : RESOLVE_INSIDE;",
         "(void)flags;\n    return RESOLVE_INSIDE;",
         HERE + "test_roots.py",
@@ -152,6 +158,30 @@ MUTANTS = [
         "prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_DUMPABLE, 1) < 0",
         HERE + "test_rights.py",
         "read_nor_traced",
+    ),
+    one(
+        "process 1 does not show how it was started",
+        HELPER + "init.c",
+        "    hide_arguments();\n",
+        "    (void)hide_arguments;\n",
+        HERE + "test_rights.py",
+        "how_it_was_started",
+    ),
+    one(
+        "what a killed launch left is removed with the ids that it had",
+        HELPER + "scratch.c",
+        "return sweep(parent, userns, until, other) ? 0 : remove_later(other, userns);",
+        "return sweep(parent, -1, until, other) ? 0 : remove_later(other, -1);",
+        "tests/launch/test_scratch.py",
+        "killed_supervisor_left_of_a_range",
+    ),
+    one(
+        "only what a process that is gone left is removed",
+        HELPER + "scratch.c",
+        "*gone = where == place() && now_there >= 0 && now_there != start;",
+        "*gone = where == place() && now_there >= 0;",
+        "tests/helper/test_supervisor.py",
+        "lives_or_is_elsewhere",
     ),
     one(
         "the payload has a user namespace of its own",
@@ -193,7 +223,7 @@ MUTANTS = [
                 "sys_openat2(AT_FDCWD, payload->workdir, O_PATH | O_DIRECTORY, 0, K_RESOLVE_NO_MAGICLINKS);",
                 "sys_openat2(AT_FDCWD, payload->workdir, O_PATH | O_DIRECTORY, 0, 0);",
             ),
-            (HELPER + "payload.c", "sys_close_range(CHANNEL + 1, ~0u) < 0", "CHANNEL < 0"),
+            (HELPER + "listen.c", "sys_close_range((unsigned)last + 1, ~0u) < 0", "last < 0"),
         ),
         HERE + "test_rights.py",
         "behind_a_descriptor",
@@ -201,14 +231,10 @@ MUTANTS = [
     Mutant(
         "descriptors are closed, by supervisor, init and the command's own process",
         (
-            (
-                HELPER + "supervisor.c",
-                "if (sys_close_range(first, last) < 0)",
-                "if (first == last && last == 0)",
-            ),
+            (HELPER + "begin.c", "    if (close_others(s) < 0)", "    if (!s)"),
             (HELPER + "init.c", "    sys_close_range(0, (unsigned)aside - 1);\n", ""),
             (HELPER + "init.c", "return sys_close_range(last + 1, ~0u);", "return last ? 0 : -1;"),
-            (HELPER + "payload.c", "sys_close_range(CHANNEL + 1, ~0u) < 0", "CHANNEL < 0"),
+            (HELPER + "listen.c", "sys_close_range((unsigned)last + 1, ~0u) < 0", "last < 0"),
         ),
         HERE + "test_rights.py",
         "standard_descriptors",
@@ -236,7 +262,7 @@ MUTANTS = [
     ),
     one(
         "files for the caller are regular files",
-        HELPER + "commands.c",
+        HELPER + "openers.c",
         "if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode)) {",
         "if (fstat(fd, &status) < 0) {",
         HERE + "test_files.py",
@@ -244,7 +270,7 @@ MUTANTS = [
     ),
     one(
         "no file for the caller comes from proc",
-        HELPER + "commands.c",
+        HELPER + "openers.c",
         "} else if (is_kernels_own(fd)) {",
         "} else if (is_kernels_own(fd) && 0) {",
         HERE + "test_files.py",
@@ -252,7 +278,7 @@ MUTANTS = [
     ),
     one(
         "files for the caller are opened with the payload's rights",
-        HELPER + "commands.c",
+        HELPER + "openers.c",
         "record->kind != KIND_OPEN || payload_drop_rights(&init->root) < 0",
         "record->kind != KIND_OPEN",
         HERE + "test_files.py",
@@ -328,16 +354,11 @@ MUTANTS = [
         HERE + "test_files.py",
         "can_not_be_replaced or helper_is_the_same",
     ),
-    Mutant(
+    one(
         "the network is one's own",
-        (
-            (
-                "sandbox/plan/compile.py",
-                'shared = {"net"} if net.shares_host(profile.net) else set()',
-                'shared = {"net"} if net else set()',
-            ),
-            ("sandbox/plan/process.py", 'if profile.net.mode == "none":', 'if profile.net.mode == "host":'),
-        ),
+        "sandbox/net/__init__.py",
+        'return net.mode == "host"',
+        "return True",
         HERE + "test_network.py",
         "abstract",
     ),
@@ -431,6 +452,14 @@ MUTANTS = [
         "payloads_to_limit",
     ),
     one(
+        "tasks are counted when a command ends, too",
+        HELPER + "commands.c",
+        "        measure_tasks(init);\n",
+        "",
+        "tests/helper/test_pressure.py",
+        "no_poll",
+    ),
+    one(
         "what can't be measured ends",
         HELPER + "polling.c",
         "if (s->poll_asked & ~usage->e) {",
@@ -449,7 +478,7 @@ MUTANTS = [
     ),
     one(
         "lower directories are reached through no link",
-        HELPER + "mounts.c",
+        HELPER + "overlay.c",
         "O_PATH | O_DIRECTORY, 0,\n                                K_RESOLVE_NO_SYMLINKS);",
         "O_PATH | O_DIRECTORY, 0, 0);",
         HERE + "test_sources.py",
@@ -497,7 +526,7 @@ MUTANTS = [
     ),
     one(
         "what is mounted below a read-only mount is read-only",
-        HELPER + "mounts.c",
+        HELPER + "detached.c",
         "sys_mount_setattr(mount, AT_EMPTY_PATH | (flags & M_RECURSIVE ? K_AT_RECURSIVE : 0u), &attr);",
         "sys_mount_setattr(mount, AT_EMPTY_PATH, &attr);",
         HERE + "test_files.py",
@@ -578,6 +607,30 @@ MUTANTS = [
         "link_to_ours",
     ),
     one(
+        "a launch that was given up is started by nobody",
+        HELPER + "broker.c",
+        "        read(request->fds[TICKET], &one, sizeof(one)) != (ssize_t)sizeof(one))",
+        "        read(request->fds[TICKET], &one, sizeof(one)) == 0)",
+        "tests/launch/test_broker.py",
+        "broker_that_is_stopped",
+    ),
+    one(
+        "mounts are reached through no link that an earlier command may have left",
+        "sandbox/plan/guards.py",
+        "        link = planted(source.links, places)\n        link = link or next((",
+        '        link = "" and next((',
+        HERE + "test_files.py",
+        "mount_does_not_follow",
+    ),
+    one(
+        "the working directory is where commands write, whatever a profile does with it",
+        "sandbox/plan/guards.py",
+        '        link = link or next((each for each in source.links if work and is_below(each, work)), "")',
+        "        pass",
+        "tests/plan/test_places.py",
+        "earlier_command",
+    ),
+    one(
         "what is protected has other names",
         "sandbox/plan/guards.py",
         '            found += [replace(guard, path=alias.rstrip("/") + rest) for alias in sorted(aliases)]\n',
@@ -596,8 +649,8 @@ MUTANTS = [
     one(
         "payloads with mount namespaces get nothing that holds what is protected",
         "sandbox/plan/compile.py",
-        '    if not profile.process.nested and not (able and profile.process.seccomp == "off"):\n',
-        "    if mask >= 0:\n",
+        "    if may_mount:\n",
+        "    if not invocation:\n",
         HERE + "test_files.py",
         "directory_that_holds_ours",
     ),
@@ -626,6 +679,54 @@ MUTANTS = [
         "replace_its_report",
     ),
     one(
+        "one sandbox does not take all timers of a user",
+        "sandbox/plan/limits.py",
+        "        share = max(1, own // part)\n",
+        "        share = own\n",
+        HERE + "test_verdicts.py",
+        "neighbours_keep",
+    ),
+    one(
+        "one sandbox does not take all watches of a user",
+        "sandbox/plan/limits.py",
+        "        if share := all_of_them // _INOTIFY[name]:\n",
+        "        if share := all_of_them:\n",
+        HERE + "test_verdicts.py",
+        "neighbours_keep",
+    ),
+    one(
+        "limits do not claim to hold what a payload mounts",
+        "sandbox/plan/compile.py",
+        "invocation.hard_limits, may_mount=may_mount)",
+        "invocation.hard_limits)",
+        "tests/plan/test_limits.py",
+        "mounts_for_itself",
+    ),
+    one(
+        "a report behind a descriptor is the supervisor's",
+        "sandbox/cli/planned.py",
+        "    if behind:\n",
+        "    if not report:\n",
+        "tests/cli/test_commands.py",
+        "file_behind_a_descriptor",
+    ),
+    one(
+        "a plan that protects one report is not for another",
+        "sandbox/cli/fast.py",
+        "        _reported(options),  # protected, too\n",
+        "",
+        "tests/cli/test_commands.py",
+        "file_behind_a_descriptor",
+    ),
+    one(
+        "a report has no names that the command can write to",
+        "sandbox/cli/fast.py",
+        "    if status.st_nlink > 1:\n",
+        "    if status.st_nlink < 1:\n",
+        "tests/cli/test_commands.py",
+        "other_names",
+    ),
+    one(
         "cached plans are the user's own",
         "sandbox/cli/fast.py",
         "status.st_mode & _OTHERS or",
@@ -636,7 +737,7 @@ MUTANTS = [
     # -- Files for the caller ---------------------------------------------------------------------------
     one(
         "files for the caller are no links",
-        HELPER + "commands.c",
+        HELPER + "openers.c",
         "uint64_t flags = O_NONBLOCK | O_NOCTTY | O_NOFOLLOW |",
         "uint64_t flags = O_NONBLOCK | O_NOCTTY |",
         HERE + "test_files.py",
@@ -644,7 +745,7 @@ MUTANTS = [
     ),
     one(
         "a FIFO keeps the caller waiting for nobody",
-        HELPER + "commands.c",
+        HELPER + "openers.c",
         "uint64_t flags = O_NONBLOCK | O_NOCTTY | O_NOFOLLOW |",
         "uint64_t flags = O_NOCTTY | O_NOFOLLOW |",
         HERE + "test_files.py",
@@ -652,7 +753,7 @@ MUTANTS = [
     ),
     one(
         "files for the caller are found through no descriptor of ours",
-        HELPER + "commands.c",
+        HELPER + "openers.c",
         "K_RESOLVE_IN_ROOT | K_RESOLVE_NO_MAGICLINKS);\n    if (fd < 0) {",
         "0);\n    if (fd < 0) {",
         HERE + "test_files.py",
@@ -660,7 +761,7 @@ MUTANTS = [
     ),
     one(
         "a child that opens files and is stopped is ended",
-        HELPER + "commands.c",
+        HELPER + "openers.c",
         "        if (WIFSTOPPED(status)) {\n            kill(pid, SIGKILL);",
         "        if (WIFSTOPPED(status)) {",
         HERE + "test_verdicts.py",
@@ -755,8 +856,18 @@ MUTANTS = [
         (
             (
                 "sandbox/profile/checks.py",
-                '        if not re.fullmatch(r"[0-9]{1,10}", part, re.ASCII):',
-                "        if not part:",
+                '    if not re.fullmatch(r"[0-9]+", part, re.ASCII):',
+                "    if part:\n        return part\n    if not part:",
+            ),
+            (
+                "sandbox/profile/build.py",
+                '    if wanted in ("keep", "root") or (colon',
+                "    if wanted or (colon",
+            ),
+            (
+                "sandbox/plan/image.py",
+                '    if profile.user.map in ("keep", "root") or _IDS.fullmatch(profile.user.map):',
+                "    if profile:",
             ),
             (
                 "sandbox/ids/maps.py",
@@ -823,7 +934,7 @@ MUTANTS = [
     Mutant(
         "a terminal is replaced by one of ours",
         (
-            (HELPER + "supervisor.c", "if (mode == 0 || (mode == 1 && !terminal))", "if (mode <= 1)"),
+            (HELPER + "begin.c", "if (mode == 0 || (mode == 1 && !terminal))", "if (mode <= 1)"),
             (
                 HELPER + "streams.c",
                 "if (is_harmless(*given, &status) && !counted) {",
@@ -835,7 +946,7 @@ MUTANTS = [
     ),
     one(
         "a stop inside is a stop outside",
-        HELPER + "jobs.c",
+        HELPER + "messages.c",
         "        supervisor_suspend(s, job, true);",
         "        supervisor_resume(s);",
         "tests/helper/test_terminal.py",
@@ -845,13 +956,13 @@ MUTANTS = [
         "the conversation with the caller stays outside",
         (
             (
-                HELPER + "supervisor.c",
+                HELPER + "begin.c",
                 "*fd = fcntl(given, F_DUPFD_CLOEXEC, 3);",
                 "*fd = fcntl(given, F_DUPFD, 20);",
             ),
             (HELPER + "init.c", "    sys_close_range(0, (unsigned)aside - 1);\n", ""),
             (HELPER + "init.c", "return sys_close_range(last + 1, ~0u);", "return last ? 0 : -1;"),
-            (HELPER + "payload.c", "sys_close_range(CHANNEL + 1, ~0u) < 0", "CHANNEL < 0"),
+            (HELPER + "listen.c", "sys_close_range((unsigned)last + 1, ~0u) < 0", "last < 0"),
         ),
         HERE + "test_verdicts.py",
         "forged",
@@ -866,7 +977,7 @@ MUTANTS = [
     ),
     one(
         "names in messages do not command the terminal",
-        HELPER + "jobs.c",
+        HELPER + "messages.c",
         "text_add_visible(&line, text); /*",
         'text_add(&line, "%s", text); /*',
         HERE + "test_verdicts.py",

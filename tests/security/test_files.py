@@ -360,6 +360,20 @@ def test_devices_in_a_directory_that_is_given_are_no_devices(
         assert "Permission denied" in result.stderr, mode
 
 
+def test_a_mount_does_not_follow_a_planted_link(tmp_path: Path, sandbox_cmd: Callable[..., Any]) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    work.chmod(0o777)  # root's payload is not root
+    (tmp_path / "keys").write_text("secret\n")
+    assert sandbox_cmd("run", "--", "ln", "-s", "../keys", "data", cwd=work).returncode == 0
+    for profile in ("default", "untrusted", "test"):
+        done = sandbox_cmd("run", "-p", profile, "-v", "./data:/d:ro", "--", "cat", "/d", cwd=work)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert f"{work}/data, which an earlier command may have left" in done.stderr
+    done = sandbox_cmd("run", "-v", f"{tmp_path}/keys:/d:ro", "--", "cat", "/d", cwd=work)
+    assert (done.returncode, done.stdout) == (0, "secret\n")
+
+
 def test_a_report_does_not_follow_a_planted_link(tmp_path: Path, sandbox_cmd: Callable[..., Any]) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")

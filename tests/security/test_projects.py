@@ -24,7 +24,7 @@ def project(tmp_home: Path) -> Path:
         each.chmod(0o755)
     (tmp_home / "secret").mkdir()
     (tmp_home / "secret" / "key").write_text("the key\n")
-    (directory / "link").symlink_to("../secret")
+    (tmp_home / "link").symlink_to("secret")
     return directory
 
 
@@ -32,8 +32,8 @@ def project(tmp_home: Path) -> Path:
 HOSTILE = {
     "a mount of the home": ('mounts."~" = "ro"', "cat ~/secret/key"),
     "a mount beside it": ('mounts."/mnt" = { source = "../secret", mode = "ro" }', "cat /mnt/key"),
-    "a link to a mount": ('mounts."link" = "ro"', "cat ../secret/key"),
-    "a link at another path": ('mounts."/mnt" = { source = "link", mode = "ro" }', "cat /mnt/key"),
+    "a link to a mount": ('mounts."~/link" = "ro"', "cat ~/link/key"),
+    "a link at another path": ('mounts."/mnt" = { source = "../link", mode = "ro" }', "cat /mnt/key"),
     "the environment": ('env.extend-keep = ["THE_*"]', "echo $THE_KEY"),
     "the host's network": ('net.mode = "host"', "test $(readlink /proc/self/ns/net) != $0 || echo the key"),
     "no filter": ('process.seccomp = "off"', "grep -q Seccomp:.2 /proc/self/status || echo the key"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
+from sandbox.launch.backend import Backend, Native
 from sandbox.root import tables
 from sandbox.seccomp import machines
 from tests.security.inside import PYTHON, errno_of, output, python
@@ -218,6 +219,13 @@ def test_nothing_of_the_callers_environment_shows(monkeypatch: pytest.MonkeyPatc
                 pass
     """)
     assert found == ""
+
+
+@pytest.mark.parametrize("backend", [None, Native()], ids=["made ahead", "spawned"])
+def test_process_1_does_not_show_how_it_was_started(backend: Backend | None) -> None:
+    """Its command line is open to all. A forked copy that has not executed anything yet has it, too."""
+    code = "print(open('/proc/1/cmdline', 'rb').read(), open('/proc/1/comm').read().strip())"
+    assert output(code, backend=backend) == r"b'sandbox-helper\x00' sandbox-helper"
 
 
 def test_no_cgroup_of_the_hosts_has_a_name_inside() -> None:

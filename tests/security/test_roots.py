@@ -3,6 +3,7 @@ CVE-2019-19921, bubblewrap CVE-2026-87766 and their like)."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -92,8 +93,14 @@ def test_mounts_and_working_directories_never_lead_out(
 def test_a_root_whose_dev_or_proc_is_a_link_is_refused(tmp_path: Path, canary: Path, place: str) -> None:
     root = busybox_root(tmp_path)
     (root / place).symlink_to("tmp")
-    with pytest.raises(sandbox.SandboxError, match="link"):
+    with pytest.raises(sandbox.SandboxError, match="link") as caught:
         run(root, "true", tmp_path)
+    assert "no link" in str(caught.value.mend)
+    (root / place).unlink()
+    os.mkfifo(root / place)
+    with pytest.raises(sandbox.SandboxError, match="is a directory") as caught:
+        run(root, "true", tmp_path)
+    assert "make it a directory" in str(caught.value.mend)
 
 
 def test_masks_and_devices_are_ours_whatever_the_root_has(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -298,6 +299,11 @@ for _ in range(8):  # so that never much of it is anybody's
     ctypes.memset(at, 1, 50 << 20)
     libc.shmdt(ctypes.c_void_p(at))
 """,
+    "page tables": """
+m = mmap.mmap(-1, 200 << 30, mmap.MAP_PRIVATE, mmap.PROT_READ)
+m.madvise(mmap.MADV_NOHUGEPAGE)
+for at in range(0, 200 << 30, 2 << 20): m[at]  # 400M of them; no page of its own
+""",
 }
 
 
@@ -382,3 +388,36 @@ def test_the_report_says_the_same_to_a_file(tmp_path: Path) -> None:
 
     assert done.returncode == 3
     assert json.loads(report.read_text())["verdict"] == "nonzero"
+
+
+_TAKE_ALL = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None)
+taken = [[], []]
+for process in range(4):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        instances = 0
+        while instances < %d and libc.inotify_init() >= 0:
+            instances += 1
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
+        queued = 0
+        while queued < %d and libc.sigqueue(os.getpid(), int(signal.SIGRTMIN), None) == 0:
+            queued += 1
+        os.write(write, b"%%d %%d" %% (instances, queued))
+        signal.pause()
+    for each, number in zip(taken, os.read(read, 99).split()):
+        each.append(int(number))
+print(*map(sum, taken))
+"""
+
+
+def test_neighbours_keep_timers_and_watches() -> None:
+    """The kernel counts both for the user in all namespaces together."""
+    instances = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    signals = resource.getrlimit(resource.RLIMIT_SIGPENDING)[1]
+    code = _TAKE_ALL % (instances, signals)
+    done = sandbox.run(["python3", "-c", code], profile="untrusted", text=True, check=True)
+    taken = [int(word) for word in done.stdout.split()]
+    assert 0 < taken[0] <= instances // 4
+    assert 0 < taken[1] <= signals // 16

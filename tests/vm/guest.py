@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ SANDBOX = ("env", f"PYTHONPATH={CHECKOUT}", sys.executable, "-B", "-m", "sandbox
 TIMEOUT = 120.0
 
 Done = subprocess.CompletedProcess[str]
+Row = dict[str, str | bool]
 
 
 def call(*command: str, check: bool = True) -> Done:
@@ -46,6 +48,15 @@ def log_out(user: str, uid: int) -> None:
     while Path(f"/run/user/{uid}").exists():
         assert time.monotonic() < deadline, f"the user manager of {user} does not end"
         time.sleep(0.2)
+
+
+def rows(done: Done) -> dict[str, Row]:
+    """What `sandbox doctor --json` found."""
+    return {row["name"]: row for row in json.loads(done.stdout)["checks"]}
+
+
+def doctor() -> dict[str, Row]:
+    return rows(call(*SANDBOX, "doctor", "--json", check=False))
 
 
 def controllers(cgroup: Path = MANAGER) -> set[str]:

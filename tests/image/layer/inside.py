@@ -23,12 +23,12 @@ import sys
 from typing import Any
 
 from sandbox.errors import LayerError
-from sandbox.image.layer.apply import apply
+from sandbox.image.layer.apply import Applied, Below, apply
 from sandbox.image.layer.attributes import read_xattrs
 from sandbox.image.layer.changes import Upper, changes, write_changes, write_tree
-from sandbox.image.layer.compress import Plain
+from sandbox.image.layer.compress import Budget
+from sandbox.image.layer.copied import File, Ring
 from sandbox.image.layer.merged import Merged
-from sandbox.image.layer.tar import Reader
 from sandbox.image.layer.writer import Writer
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -123,7 +123,7 @@ def apply_all(directory: str, layers: list[bytes]) -> tuple[list[str], list[Any]
         root = os.open(path, DIRECTORY)
         lower = Merged([os.open(each, DIRECTORY) for each in made]) if made else None
         try:
-            done = apply(Reader(Plain(iter([layer]))), root, lower)
+            done = apply_one(layer, root, lower, f"{path}.tar" if number % 2 else "")
         finally:
             os.close(root)
             if lower:
@@ -137,12 +137,23 @@ def apply_all(directory: str, layers: list[bytes]) -> tuple[list[str], list[Any]
     return made, said
 
 
+def apply_one(layer: bytes, root: int, lower: Merged | None, path: str) -> Applied:
+    """Apply a layer; from a file *path* made for it, if it is to be copied from one."""
+    if not path:
+        with Ring(io.BytesIO(layer), Budget()) as archive:
+            return apply(archive, root, Below(lower))
+    with open(path, "wb+", buffering=0) as file:
+        file.write(layer)
+        with File(file.fileno(), 0, Budget()) as archive:
+            return apply(archive, root, Below(lower))
+
+
 def check_alone(directory: str, layer: bytes, path: str) -> None:
     """A layer that says it needs no other is the same without them."""
     alone = f"{path}.alone"
     os.mkdir(alone)
     root = os.open(alone, DIRECTORY)
-    apply(Reader(Plain(iter([layer]))), root)
+    apply_one(layer, root, None, "")
     os.close(root)
     one, other = raw(alone), raw(path)
     one["/."][4] = other["/."][4] = 0  # the root's time is that of the layer below
@@ -228,7 +239,7 @@ def committed(request: dict[str, Any], made: list[str]) -> dict[str, object]:
     path = f"{directory}/committed"
     os.mkdir(path)
     top = os.open(path, DIRECTORY)
-    apply(Reader(Plain(iter([buffer.getvalue()]))), top, lower)
+    apply_one(buffer.getvalue(), top, lower, "")
     merged = Merged([top, *lower._roots])
     result = {
         "merged": list_merged(merged),

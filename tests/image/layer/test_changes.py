@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sandbox.image.layer.changes import Upper, settled
+from sandbox.image.layer.merged import Merged, Shown
 from tests.image.layer.archives import Item, directory, file, hardlink, symlink
 from tests.image.layer.test_stacks import NAMES, PATHS, as_json
 
@@ -192,3 +195,36 @@ def test_a_whole_tree_as_one_layer(stack: Any, layers: list[list[Item]]) -> None
     again = stack(bytes.fromhex(answer["export"]))
     assert as_json(again["kernel"]) == as_json(answer["kernel"])
     assert os.path.basename(names({"archive": answer["export"]})[0]) == "."
+
+
+class Counting(Merged):
+    """Counts what is looked up in it."""
+
+    looked = 0
+
+    def look(self, directory: Shown, name: bytes) -> Shown | None:
+        self.looked += 1
+        return super().look(directory, name)
+
+
+def looked_up(top: Path, depth: int) -> int:
+    """How often the lower layers are asked about so many directories in each other, none of them changed."""
+    for layer in ("upper", "lower"):
+        (top / layer / "/".join(["d"] * depth)).mkdir(parents=True)
+    roots = [os.open(top / layer, os.O_RDONLY | os.O_DIRECTORY) for layer in ("upper", "lower")]
+    upper, lower = Upper(roots[0]), Counting(roots[1:])
+    try:
+        assert settled(upper, lower, ()) == []
+        return lower.looked
+    finally:
+        upper.files.close()
+        lower.close()
+        for root in roots:
+            os.close(root)
+
+
+def test_what_is_below_a_directory_is_looked_up_once(tmp_path: Path) -> None:
+    """A sandbox's overlay may have paths as long as the kernel allows."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert looked_up(tmp_path / "b", 80) == 2 * looked_up(tmp_path / "a", 40)

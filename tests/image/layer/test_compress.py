@@ -1,4 +1,4 @@
-"""Compressed streams."""
+"""Compressed streams, uncompressed by a thread or by a process beside this one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ import hashlib
 import io
 import lzma
 import os
+import signal
 import threading
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandbox.errors import LayerError
-from sandbox.image.layer.compress import Budget, Stream, compressor, format_of
+from sandbox.image.layer.compress import Archive, Budget, compressor, format_of
+from sandbox.image.layer.copied import Ring, open_archive
+from sandbox.image.layer.stream import Stream
 
+Kind = Callable[[Any, Budget], Archive]
 DATA = os.urandom(70_000) + b"0123456789" * 300_000
 
 
@@ -36,57 +43,67 @@ def _has_zstd() -> bool:
 WRITERS = {"gzip": gzip.compress, "zstd": zstd, "xz": lzma.compress, "bzip2": bz2.compress, "plain": bytes}
 
 
-def read(data: bytes, budget: Budget | None = None) -> tuple[bytes, Stream]:
-    with Stream(io.BytesIO(data), budget) as stream:
+#: Python 3.12 warns of it: the process does no more than C code does without the interpreter
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@pytest.fixture(params=[Stream, Ring])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    made: Kind = request.param
+    return made
+
+
+def read(data: bytes, budget: Budget | None = None, kind: Kind = Stream) -> tuple[bytes, Archive]:
+    with kind(io.BytesIO(data), budget or Budget()) as stream:
         found = b"".join(map(bytes, stream.pieces(1 << 40)))
         stream.finish()
         return found, stream
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_all_that_comes_out_is_what_went_in(name: str) -> None:
-    found, stream = read(WRITERS[name](DATA))
+def test_all_that_comes_out_is_what_went_in(name: str, kind: Kind) -> None:
+    found, stream = read(WRITERS[name](DATA), kind=kind)
     assert found == DATA
     assert (stream.format, stream.size) == (name, len(DATA))
     assert stream.digest == f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_several_members_and_zeros_at_the_end(name: str) -> None:
+def test_several_members_and_zeros_at_the_end(name: str, kind: Kind) -> None:
     write = WRITERS[name]
     expected = b"one" * 1000 + b"" + b"two"
     data = write(b"one" * 1000) + write(b"") + write(b"two")
-    assert read(data)[0] == expected
+    assert read(data, kind=kind)[0] == expected
     if name != "plain":
-        assert read(data + bytes(5000))[0] == expected
+        assert read(data + bytes(5000), kind=kind)[0] == expected
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "plain"])
-def test_cut_off_or_damaged(name: str) -> None:
+def test_cut_off_or_damaged(name: str, kind: Kind) -> None:
     data = WRITERS[name](DATA)
     for end in (8, len(data) // 2, len(data) - 1):
         with pytest.raises(LayerError, match=f"cut off in the middle of its {name}"):
-            read(data[:end])
+            read(data[:end], kind=kind)
     with pytest.raises(LayerError, match="damaged"):
-        read(data[: len(data) // 2] + b"\0\1\2\3" * 20 + data[len(data) // 2 :])
+        read(data[: len(data) // 2] + b"\0\1\2\3" * 20 + data[len(data) // 2 :], kind=kind)
     with pytest.raises(LayerError, match="damaged"):
-        read(data + b"rubbish behind the end")
+        read(data + b"rubbish behind the end", kind=kind)
 
 
-def test_an_empty_stream() -> None:
-    found, stream = read(b"")
+def test_an_empty_stream(kind: Kind) -> None:
+    found, stream = read(b"", kind=kind)
     assert (found, stream.format, stream.size) == (b"", "plain", 0)
     assert stream.digest == f"sha256:{hashlib.sha256().hexdigest()}"
 
 
 @pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "bzip2"])
-def test_a_bomb_ends_early_and_in_little_memory(name: str) -> None:
+def test_a_bomb_ends_early_and_in_little_memory(name: str, kind: Kind) -> None:
     bomb = WRITERS[name](bytes(64 << 20))
     with pytest.raises(LayerError, match="taken for a bomb"):
-        read(bomb, Budget(floor=8 << 20, ratio=10))
+        read(bomb, Budget(floor=8 << 20, ratio=10), kind)
     with pytest.raises(LayerError, match="more than 9000000 bytes"):
-        read(bomb, Budget(size=9_000_000))
-    with Stream(io.BytesIO(bomb)) as stream:
+        read(bomb, Budget(size=9_000_000), kind)
+    with kind(io.BytesIO(bomb), Budget()) as stream:
         assert stream.take(10) == bytes(10)
         assert stream.size <= 16 << 20, "no further ahead than its queue is long"
 
@@ -114,24 +131,59 @@ def test_a_pipe_that_gives_a_byte_at_a_time() -> None:
         assert stream.take(1000) == b"slow" * 100
 
 
-def test_a_source_that_fails() -> None:
+def test_a_source_that_fails(kind: Kind) -> None:
     class Broken:
-        def read(self, size: int, /) -> bytes:
-            raise OSError(5, "Input/output error")
+        begun = False
 
-    with Stream(Broken()) as stream, pytest.raises(OSError, match="Input/output"):
-        stream.take(1)
+        def read(self, size: int, /) -> bytes:
+            if self.begun:
+                raise OSError(5, "Input/output error")
+            self.begun = True
+            return b"x" * 6
+
+    with pytest.raises(OSError, match="Input/output"), kind(Broken(), Budget()) as stream:
+        stream.take(7)
 
 
 def test_closed_early_no_thread_stays() -> None:
     before = threading.active_count()
-    with Stream(io.BytesIO(WRITERS["gzip"](bytes(100 << 20)))) as stream:
+    with Stream(io.BytesIO(WRITERS["gzip"](bytes(32 << 20)))) as stream:
         stream.take(1)
     assert threading.active_count() == before
 
 
-def test_at_the_end_it_stays_at_the_end() -> None:
-    with Stream(io.BytesIO(b"x")) as stream:
+def test_closed_early_no_process_stays(tmp_path: Path) -> None:
+    for archive in (bytes(16 << 20), WRITERS["gzip"](bytes(32 << 20))):
+        (tmp_path / "archive").write_bytes(archive)
+        with open(tmp_path / "archive", "rb") as file, open_archive(file, Budget()) as stream:
+            stream.take(1)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+
+def test_the_process_beside_ends_too_early(tmp_path: Path) -> None:
+    """Killed, say, when memory is short."""
+    for archive in (bytes(16 << 20), WRITERS["gzip"](bytes(32 << 20))):
+        (tmp_path / "archive").write_bytes(archive)
+        with open(tmp_path / "archive", "rb") as file, open_archive(file, Budget()) as stream:
+            os.kill(stream._beside._pid, signal.SIGKILL)
+            with pytest.raises(OSError, match="the process that reads the archive ended"):
+                stream.finish()
+
+
+def test_what_is_taken_across_chunks_stays() -> None:
+    """Their places in the ring are used again meanwhile."""
+    data = os.urandom(20_000_000)
+    with Ring(io.BytesIO(data), Budget()) as stream:
+        assert [stream.take(7_777_777) for _ in range(3)] == [
+            data[:7_777_777],
+            data[7_777_777:15_555_554],
+            data[15_555_554:],
+        ]
+
+
+def test_at_the_end_it_stays_at_the_end(kind: Kind) -> None:
+    with kind(io.BytesIO(b"x"), Budget()) as stream:
         assert stream.take(5) == b"x"
         assert stream.take(5) == b""
         stream.finish()

@@ -240,6 +240,13 @@ def test_limits() -> None:
         read(data, Limits(20, 1999))
 
 
+def test_what_follows_the_end_is_not_read_for_ever() -> None:
+    zeros = bytes(1 << 20)
+    assert list(Reader(Plain(zeros for _ in range(60)))) == []
+    with pytest.raises(LayerError, match="more than 64 MiB behind its end"):
+        list(Reader(Plain(zeros for _ in range(100))))
+
+
 def test_holes_count_for_the_limit() -> None:
     sparse = (
         pax(record("GNU.sparse.map", b"0,0") + record("GNU.sparse.size", b"9000000000000")) + header() + END

@@ -1,0 +1,61 @@
+"""`net.rate` of a sandbox without a private network: bytes and time, out and in, with both backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.net.test_user import PYTHON, run, world
+from tests.net.world import INTERNET, World
+
+__all__ = ["world"]  # the fixture
+
+pytestmark = pytest.mark.integration
+
+RATE, BURST = 20_000_000 / 8, 250_000  # bytes per second; what may come at once (sandbox/net/user.py)
+SIZE = 3_000_000
+PORT = 8001
+
+#: beyond: takes SIZE bytes from the first that connects, and sends as many to the second
+PEER = f"""
+import os, socket
+listening = socket.create_server(("", {PORT}))
+print("up", flush=True)
+if os.fork() == 0:
+    os.close(1); os.close(2)
+    with listening.accept()[0] as one:
+        while one.recv(1 << 20): pass
+        one.sendall(b"x")
+    with listening.accept()[0] as two:
+        two.sendall(b"x" * {SIZE})
+"""
+CLIENT = f"""
+import socket, time
+began = time.monotonic()
+with socket.create_connection(("{INTERNET}", {PORT})) as s:
+    s.sendall(b"x" * {SIZE}); s.shutdown(1); s.recv(1)
+print(time.monotonic() - began)
+began, got = time.monotonic(), 0
+with socket.create_connection(("{INTERNET}", {PORT})) as s:
+    while part := s.recv(1 << 20): got += len(part)
+print(time.monotonic() - began, got)
+"""
+
+
+@pytest.fixture
+def peer(world: World) -> Iterator[None]:
+    assert world.beyond(PYTHON, "-c", PEER) == "up\n"
+    yield
+
+
+def test_both_ways(world: World, peer: None, helper: Path) -> None:
+    """No faster than it says. Out, what waits is sent; in, what is too much is dropped, so that it may be
+    slower: TCP finds its pace."""
+    ran = run(world, PYTHON, "-c", CLIENT, net='rate = "20mbit"')
+    out, in_, got = map(float, ran.stdout.split())
+    assert got == SIZE, ran.stderr
+    assert 0.8 * RATE < (SIZE - BURST) / out < 1.2 * RATE, ran.stdout
+    assert (SIZE - BURST) / in_ < 1.2 * RATE, ran.stdout
+    assert in_ < 60

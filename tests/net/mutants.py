@@ -321,4 +321,12 @@ MUTANTS: list[Mutant] = [
         "tests/net/test_rate.py",
         "both_ways and slirp4netns",
     ),
+    one(
+        "what goes out is limited, too",
+        "helpers/network_ready.c",
+        "(rate_limit(network->route,",
+        "(!network && rate_limit(network->route,",
+        "tests/net/test_rate.py",
+        "both_ways and slirp4netns",
+    ),
 ]

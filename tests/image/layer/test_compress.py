@@ -156,9 +156,10 @@ def test_closed_early_no_process_stays(tmp_path: Path) -> None:
     for archive in (bytes(16 << 20), WRITERS["gzip"](bytes(32 << 20))):
         (tmp_path / "archive").write_bytes(archive)
         with open(tmp_path / "archive", "rb") as file, open_archive(file, Budget()) as stream:
+            beside = stream._beside._pid
             stream.take(1)
         with pytest.raises(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
+            os.waitpid(beside, os.WNOHANG)
 
 
 def test_the_process_beside_ends_too_early(tmp_path: Path) -> None:

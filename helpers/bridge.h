@@ -12,7 +12,4 @@ int bridge_add(int route, const struct record *record);
  * of the same name is what a sandbox left that ended just now. 0, or -1 with errno. */
 int veth_add(int there, int here, int netns, const struct record *record);
 
-/* Let a device send only so many bytes per second. 0, or -1 with errno. */
-int rate_limit(int route, const char *device, int64_t rate);
-
 #endif

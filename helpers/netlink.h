@@ -24,6 +24,9 @@ int address_add(int route, const struct record *record);
 /* The number of a device in the network namespace that the socket is of, which need not be ours. -1 with errno. */
 int device_index(int route, const char *device);
 
+/* Bring a device up, with no addresses of IPv6 that nobody gave it. 0, or -1 with errno. */
+int link_start(int route, const char *device);
+
 /* Have packets with this mark stay in the network namespace, whatever they are for: by a rule to a routing table
  * of its own, with one local route. 0, or -1 with errno. */
 int route_marked(int route, unsigned mark);

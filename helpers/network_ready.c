@@ -7,6 +7,7 @@
 
 #include "bridge.h"
 #include "network_parts.h"
+#include "rate.h"
 #include "report.h"
 #include "supervisor.h"
 
@@ -79,6 +80,14 @@ static int plug_in(struct supervisor *s)
     return 0;
 }
 
+static int cannot_rate(struct failure *failure, int error, const struct record *record)
+{
+    if (error != EOPNOTSUPP && error != ENOENT)
+        return network_cannot(failure, error, record);
+    return fail(failure, error, record, "cannot %s: the kernel lacks a part of tc; try: sudo modprobe -a " RATE_MODULES,
+                record_description(record));
+}
+
 int network_finish(struct supervisor *s)
 {
     struct network *network = &s->network;
@@ -90,8 +99,9 @@ int network_finish(struct supervisor *s)
         if (strcmp(record_text(record, 0), "lo") != 0 && address_add(network->route, record) < 0)
             return fail(&s->failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
     while ((record = plan_next(s->plan, KIND_RATE, record)))
-        if (rate_limit(network->route, record_text(record, 0), record_int(record, 1)) < 0)
-            return network_cannot(&s->failure, errno, record);
+        if (rate_send(network->route, record_text(record, 0), record_int(record, 1)) < 0 ||
+            rate_receive(network->route, record_text(record, 0), record_int(record, 1)) < 0)
+            return cannot_rate(&s->failure, errno, record);
     if (capture(s) < 0 || forward_ports(s) < 0)
         return -1;
     /* Who is told of changes before looking misses none. */

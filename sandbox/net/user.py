@@ -42,8 +42,6 @@ FORWARDERS = ("10.0.2.3", "fd00::3")
 
 #: where published ports lead
 INSIDE = Inside(ADDRESSES[0], GATEWAYS[0], ADDRESSES[1], GATEWAYS[1], published.MARK)
-#: bytes that may come at once; a packet has up to MTU
-_BURST = 2 * MTU
 
 #: What a backend sees of the host's files: programs, configuration, and the devices it opens.
 _VIEWS = (
@@ -152,29 +150,18 @@ def records(net: Net, network: Network, origin: str = "") -> Iterator[Record]:
     made = table(net, network)
     text = "keep the sandbox from the host and private networks"
     yield Record(Kind.NFT, text, origin, (network.nft, made.text() + published.MARKS))
-    yield from _rate(net, network, origin)
+    yield from _rate(net, origin)
     yield from published.records(net, INSIDE, origin)
     yield Record(Kind.HOST_SETS, "follow the host's addresses", origin, (rules.TABLE, *rules.HOST_SETS))
 
 
-def _rate(net: Net, network: Network, origin: str) -> Iterator[Record]:
-    """What goes out waits for its turn. What comes in is here already: what is too much is dropped, and TCP
-    sends less then."""
+def _rate(net: Net, origin: str) -> Iterator[Record]:
     from sandbox.units import bytes_per_second
 
     rate = bytes_per_second(net.rate)
-    if not rate:
-        return
-    yield Record(Kind.RATE, f"let {DEVICE} send {net.rate} per second", origin, (DEVICE, rate))
-    burst = max(_BURST, rate // 10)
-    text = f"""table inet rate {{
-  chain download {{
-    type filter hook prerouting priority raw; policy accept;
-    iifname "{DEVICE}" limit rate over {rate} bytes/second burst {burst} bytes drop
-  }}
-}}
-"""
-    yield Record(Kind.NFT, f"let {DEVICE} receive {net.rate} per second", origin, (network.nft, text))
+    if rate:
+        text = f"let {DEVICE} send and receive {net.rate} per second"
+        yield Record(Kind.RATE, text, origin, (DEVICE, rate))
 
 
 def _views(network: Network) -> tuple[str, ...]:

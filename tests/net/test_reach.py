@@ -79,7 +79,7 @@ class TestNameServers:
             assert probe(world, "example.org") == {"example.org": ["beyond", HOST]}
 
     def test_none_at_all(self, tmp_path: Path, helper: Path, backend: str) -> None:
-        """Addresses are still reached; a modern pasta asks the host's loopback then, as resolv.conf(5) has it."""
+        """Addresses are still reached; a modern pasta asks the host's loopback, as resolv.conf(5) has it."""
         found = ["beyond", HOST] if backend == "pasta" and MODERN else None
         for world in machine(tmp_path, "", backend):
             assert probe(world, INTERNET, "example.org") == {INTERNET: ["beyond", HOST], "example.org": found}

@@ -25,6 +25,7 @@
 
 #include "bridge.h"
 #include "netlink.h"
+#include "rate.h"
 #include "sys.h"
 
 #define BACKLOG 128
@@ -136,6 +137,16 @@ static int set_devices(const struct plan *plan, struct failure *failure)
     return 0;
 }
 
+/* While we are in the network namespace, and may write to its part of /proc. */
+static void set_windows(const struct plan *plan)
+{
+    const struct record *own = plan_find(plan, KIND_RATE), *veth = plan_find(plan, KIND_VETH);
+    int64_t rate = own ? record_int(own, 1) : veth ? record_int(veth, 7) : 0;
+
+    if (rate > 0)
+        rate_windows(rate);
+}
+
 /* --- rules ---------------------------------------------------------------------------------- */
 
 static int in_memory(const struct field *text)
@@ -227,6 +238,7 @@ static _Noreturn void join_main(const struct plan *plan, int userns, int netns, 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* whoever changes namespaces loses it */
     if (set_devices(plan, &failure) < 0 || pass_sockets(plan, socket, &failure) < 0)
         report(socket, plan, &failure);
+    set_windows(plan);
     while ((rules = plan_next(plan, KIND_NFT, rules)))
         if (load_rules(rules, &failure) < 0)
             report(socket, plan, &failure);

@@ -8,26 +8,30 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/tc_act/tc_mirred.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "helper.h"
 #include "netlink.h"
 #include "request.h"
 
-#define BETWEEN "rate0"
 #define INGRESS 0xffff0000u /* the handle that a qdisc of its kind has */
 
 /* How much may go at once: a packet as large as a device takes, and what comes while the kernel's clock does not
  * look (tc-tbf(8)). */
 #define BURST_MIN (int64_t)131072
 #define BURST_PART 100 /* of what goes in a second */
-/* For how long packets may wait, as a part of a second: senders within are told when there is no more room, and
- * wait; those beyond lose what comes then. */
+/* For how long packets may wait, as a part of a second, beside what the bucket has room for: senders within are told
+ * when there is no more room, and wait; those beyond lose what comes then. */
 #define WAIT_PART 20
 #define WAIT_PART_RECEIVED 4
 
@@ -71,6 +75,23 @@ static int add_bucket(int route, int index, int64_t rate, int64_t part)
     return request_send(route, &request);
 }
 
+/* Pasta sends whatever the window has room for, and sends all of it anew when a part was lost: with windows of
+ * megabytes, as TCP lets them grow, most is lost again. */
+void rate_windows(int64_t rate)
+{
+    int64_t most = rate / WAIT_PART > BURST_MIN ? rate / WAIT_PART : BURST_MIN, least, usual, now;
+    int fd cleanup_fd = open("/proc/sys/net/ipv4/tcp_rmem", O_RDWR | O_CLOEXEC); /* of IPv6, too */
+    char text[100] = "";
+
+    if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0 ||
+        sscanf(text, "%" SCNd64 " %" SCNd64 " %" SCNd64, &least, &usual, &now) != 3 || now <= most)
+        return;
+    int size = snprintf(text, sizeof(text), "%" PRId64 " %" PRId64 " %" PRId64, least < most ? least : most,
+                        usual < most ? usual : most, most);
+    if (pwrite(fd, text, (size_t)size, 0) < 0)
+        return;
+}
+
 int rate_send(int route, const char *device, int64_t rate)
 {
     int index = device_index(route, device);
@@ -84,12 +105,12 @@ static int add_between(int route)
     struct request request = {0};
 
     ssize_t at = request_begin(&request, RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &head, sizeof(head));
-    request_add_text(&request, IFLA_IFNAME, BETWEEN);
+    request_add_text(&request, IFLA_IFNAME, RATE_DEVICE);
     size_t info = request_open(&request, IFLA_LINKINFO);
     request_add_text(&request, IFLA_INFO_KIND, "ifb");
     request_shut(&request, info);
     request_finish(&request, at);
-    return request_send(route, &request) < 0 ? -1 : link_start(route, BETWEEN);
+    return request_send(route, &request) < 0 ? -1 : link_start(route, RATE_DEVICE);
 }
 
 static int add_ingress(int route, int index)
@@ -135,7 +156,7 @@ int rate_receive(int route, const char *device, int64_t rate)
 {
     int index = device_index(route, device), between = -1;
 
-    if (index < 0 || add_between(route) < 0 || (between = device_index(route, BETWEEN)) < 0)
+    if (index < 0 || add_between(route) < 0 || (between = device_index(route, RATE_DEVICE)) < 0)
         return -1;
     if (add_bucket(route, between, rate, WAIT_PART_RECEIVED) < 0 || add_ingress(route, index) < 0)
         return -1;

@@ -146,7 +146,7 @@ class Kind(IntEnum):
     VETH = 99  # i lease, i lease (counted in their order, from 0): a netlink socket of a private network's
     # namespace; and what becomes readable when it is gone; s bridge, s port, s device, s MAC address, i MTU,
     # i bytes per second each way (0: any): a device of the sandbox's, its other end a port of the bridge
-    RATE = 100  # s device, i bytes per second that it may send
+    RATE = 100  # s device, i bytes per second that it may send, and receive
 
 
 class Mount(IntFlag):

@@ -322,6 +322,22 @@ MUTANTS: list[Mutant] = [
         "both_ways and slirp4netns",
     ),
     one(
+        "a backend that sends all anew finds room for it",
+        "helpers/join.c",
+        "    set_windows(plan);\n",
+        "",
+        "tests/net/test_rate.py",
+        "both_ways and pasta",
+    ),
+    one(
+        "a capture has what waits once",
+        "helpers/capture.c",
+        "if (c->between && from",
+        "if (0 && from",
+        "tests/net/test_rate.py",
+        "capture and slirp4netns",
+    ),
+    one(
         "what goes out is limited, too",
         "helpers/network_ready.c",
         "(rate_send(network->route, record_text(record, 0), record_int(record, 1)) < 0 ||",

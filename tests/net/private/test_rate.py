@@ -12,7 +12,7 @@ from tests.net.private.inside import PYTHON
 
 pytestmark = pytest.mark.integration
 
-RATE, BURST = 20_000_000 / 8, 131072  # bytes per second; what may go at once (helpers/bridge.c)
+RATE, BURST = 20_000_000 / 8, 131072  # bytes per second; what may go at once (helpers/rate.c)
 SIZE = 4_000_000
 
 #: sends SIZE bytes to whoever connects first, takes as many from the second, and says how long each took

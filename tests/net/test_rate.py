@@ -73,9 +73,7 @@ def test_a_capture_has_each_packet_once(world: World, helper: Path) -> None:
 
 def test_the_payload_can_not_lift_it(world: World, helper: Path) -> None:
     """What comes goes through a device of its own; the payload can take nothing of that away."""
-    script = (
-        "PATH=$PATH:/usr/sbin:/sbin; ip link; tc qdisc del dev rate0 root; ip link del rate0\ntc qdisc"
-    )
+    script = "PATH=$PATH:/usr/sbin:/sbin; ip link; tc qdisc del dev rate0 root; ip link del rate0\ntc qdisc"
     ran = run(world, "sh", "-c", script, net='rate = "20mbit"', more='[user]\nmap = "root"')
     assert "rate0" in ran.stdout and ran.stdout.count("\nqdisc tbf") == 2, ran.stderr
     assert "qdisc ingress" in ran.stdout and ran.stderr.count("Operation not permitted") == 2

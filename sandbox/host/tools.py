@@ -130,7 +130,8 @@ def pasta(*, run: Runner = output) -> Check:
     """pasta, new enough for `auto`. Some distributions' builds don't know their own version: those
     are asked for an option that came with 2024-08."""
     done = run(["pasta", "--version"])
-    first = done[1].splitlines()[0] if done and done[1].strip() else ""
+    lines = done[1].strip().splitlines() if done else []
+    first = next(filter(pasta_date, lines), lines[0] if lines else "")
     date = pasta_date(first)
     usage = run(["pasta", "--help"]) if done and not date else None
     new = date >= PASTA_DATE if date else bool(usage and "--map-guest-addr" in usage[1])

@@ -81,15 +81,26 @@ def check(net: Net, network: Network, where: str = "") -> None:
                 f"{where}net.dns names {text}, which inside is the sandbox itself",
                 "leave dns out: the host's name servers are asked then, wherever they are",
             )
-    if network.backend == "pasta" and not network.modern and not net.dns:
-        known = [ipaddress.ip_address(each) for each in network.name_servers]
-        if known and all(each.is_loopback or each.is_link_local for each in known):
-            raise HostError(
-                f"{where}pasta of {network.date or 'before 2024-08'} can't forward names to {known[0]}, "
-                + ("the host's loopback" if known[0].is_loopback else "on a link of the host's"),
-                'backend = "slirp4netns" in [net], or dns = ["9.9.9.9"]',
-                row="pasta",
-            )
+    if network.backend == "pasta" and not net.dns:
+        _check_names(network, where)
+
+
+def _check_names(network: Network, where: str) -> None:
+    """Of the host's name servers pasta forwards to none on a link, and to one on loopback since 2024-08."""
+    import ipaddress
+
+    known = [ipaddress.ip_address(each) for each in network.name_servers]
+    if not known or any(
+        not each.is_link_local and (network.modern or not each.is_loopback) for each in known
+    ):
+        return
+    which = "pasta" if network.modern else f"pasta of {network.date or 'before 2024-08'}"
+    on = "the host's loopback" if known[0].is_loopback else "on a link of the host's"
+    raise HostError(
+        f"{where}{which} can't forward names to {known[0]}, {on}",
+        'backend = "slirp4netns" in [net], or dns = ["9.9.9.9"]',
+        row="pasta",
+    )
 
 
 def own(network: Network) -> tuple[str, ...]:

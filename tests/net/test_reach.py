@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.errors import HostError
+from sandbox.host.model import Network
 from sandbox.host.network import discover
+from sandbox.net import user
+from sandbox.profile.model import Net
 from tests.net import world as worlds
 from tests.net.test_user import BACKENDS, PYTHON, environment, probe, run
 from tests.net.world import HOST, INTERNET, INTERNET6, METADATA, NEXT, NEXT6, PRIVATE, World
@@ -70,8 +75,7 @@ class TestNameServers:
     def test_on_the_link_alone(self, tmp_path: Path, helper: Path, backend: str) -> None:
         for world in machine(tmp_path, f"{LINK}%eth0", backend):
             assert world.beyond("ip", "address", "add", f"{LINK}/64", "dev", "up0", "nodad") == ""
-            if backend == "pasta" and not MODERN:
-                # That of Debian 12 takes no scope, and forwards to nobody then; who forces it is told.
+            if backend == "pasta":  # takes no scope, and would forward to nobody
                 ran = run(world, "true")
                 assert ran.status == 125
                 assert "can't forward names to fe80::53%eth0, on a link of the host's" in ran.stderr
@@ -100,3 +104,23 @@ def test_the_proxys_name_servers(tmp_path: Path, helper: Path, resolver: str) ->
         words = [sys.executable, "-m", "sandbox", "run", "-p", str(profile), "--", PYTHON, "-c", code]
         done = world.run(*words, env=environment(world))
         assert done.stdout == ("200\n" if resolver else "502\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("modern", "servers", "refused"),
+    [
+        (False, ("127.0.0.53",), "127.0.0.53, the host's loopback"),
+        (False, ("127.0.0.53", "192.0.2.1"), ""),
+        (True, ("127.0.0.53",), ""),
+        (True, (f"{LINK}%eth0",), f"{LINK}%eth0, on a link of the host's"),
+        (True, (f"{LINK}%eth0", "127.0.0.1"), ""),
+        (True, (), ""),
+    ],
+)
+def test_whom_pasta_asks(modern: bool, servers: tuple[str, ...], refused: str) -> None:
+    found = Network(
+        backend="pasta", path="/usr/bin/pasta", modern=modern, name_servers=servers, reason="", mend=""
+    )
+    with pytest.raises(HostError, match=refused) if refused else contextlib.nullcontext():
+        user.check(Net(mode="user"), found)
+    user.check(Net(mode="user", dns=("192.0.2.53",)), found)

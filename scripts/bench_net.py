@@ -239,7 +239,7 @@ def once(machine: worlds.World, kind: str, prefix: list[str]) -> list[float]:
     if kind in ("up", "down"):
         words = ["iperf3", "-c", where, "-p", str(PORTS["throughput"]), "-J", "-w", WINDOW]
         words += ["-t", str(SECONDS), "-O", str(OMITTED), *(["-R"] if kind == "down" else [])]
-        for _ in range(3):  # iperf3 ends well, too, when it has lost its connection of control
+        for _ in range(5):  # iperf3 ends well, too, when it has lost its connection of control
             end = json.loads(run(machine, *prefix, *words))["end"]
             if "sum_received" in end:
                 return [float(end["sum_received"]["bits_per_second"]) / 1e9]

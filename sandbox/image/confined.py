@@ -26,6 +26,7 @@ from sandbox.host.model import Host
 from sandbox.image.bound import Bound
 from sandbox.launch.backend import Backend
 from sandbox.launch.planned import running
+from sandbox.launch.process import Process
 from sandbox.plan.interpreter import compile_package, executable, prefixes
 from sandbox.plan.operations import Bind, Operation, Symlink, Tmpfs
 from sandbox.plan.plan import CLONE, Plan
@@ -136,10 +137,10 @@ class Confined:
         streams |= {"stdout": null if stdout is None else stdout, "stderr": subprocess.PIPE}
         argv = [executable(), "-I", "-S", "-B", "-c", _START, command]
         argv += [f"{name}={_argument(value)}" for name, value in request.items()]
-        with running(plan, argv, backend=self._backend, **streams) as process:
-            job = Job(command, process.stdout)
-            ear = threading.Thread(target=job.listen, args=(process.stderr,), daemon=True)
-            ear.start()
+        with (
+            running(plan, argv, backend=self._backend, **streams) as process,
+            _heard(process, command) as (job, ear),
+        ):
             try:
                 yield job
             except ImageError:
@@ -195,6 +196,20 @@ class Confined:
         yield Record(Kind.RLIMIT, "limit core files", "", (_RLIMIT_CORE, 1, 1))
         program = seccomp.program("strict", capabilities=_CAPABILITIES, machine=self._host.machine)
         yield Record(Kind.SECCOMP, "load the strict seccomp filter", "", (program,))
+
+
+@contextlib.contextmanager
+def _heard(process: Process, command: str) -> Iterator[tuple[Job, threading.Thread]]:
+    """With a thread that takes in what it says, which has ended before the pipe is closed."""
+    job = Job(command, process.stdout)
+    ear = threading.Thread(target=job.listen, args=(process.stderr,), daemon=True)
+    ear.start()
+    try:
+        yield job, ear
+    finally:
+        if ear.is_alive():
+            process.close_sandbox()
+        ear.join()
 
 
 def _argument(value: object) -> str:

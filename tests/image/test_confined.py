@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,10 @@ def test_answers_of_a_child_that_was_taken_over(
 
 
 def test_the_body_may_stop_reading(child: Confined, tmp_path: Path) -> None:
+    before = threading.active_count()
     with pytest.raises(ZeroDivisionError), child.start("unpack", {**LIMITS, "squash": True}, []):
         raise ZeroDivisionError
+    assert threading.active_count() == before, "nobody reads a pipe that is closed"
 
 
 def test_a_full_disk(child: Confined, tmp_path: Path) -> None:

@@ -236,8 +236,7 @@ void capture_end(struct capture *capture)
     if (poll(&life, 1, PATIENCE_MS) <= 0) /* its end is the socket's */
         kill(capture->pid, SIGKILL);
     close_fd(&capture->life);
-    while (waitpid(capture->pid, NULL, 0) < 0 && errno == EINTR)
-        ;
+    child_wait(capture->pid);
     capture->pid = -1;
 }
 

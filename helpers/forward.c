@@ -643,10 +643,5 @@ int forward_remove(const struct forwarder *forwarder, const struct forward_order
 void forward_end(struct forwarder *forwarder)
 {
     close_fd(&forwarder->life);
-    if (forwarder->pid <= 0)
-        return;
-    kill(forwarder->pid, SIGKILL);
-    while (waitpid(forwarder->pid, NULL, 0) < 0 && errno == EINTR)
-        ;
-    forwarder->pid = -1;
+    child_end(&forwarder->pid);
 }

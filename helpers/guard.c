@@ -428,8 +428,7 @@ static int start_guard(const struct guard_order *order, int pair[2], int pids[2]
     if (pid < 0)
         return fail(failure, error, service, "cannot %s: %s", record_description(service), strerror(error));
     int result = read_pid(pids[0], pair[0], guard, service, failure);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-        ;
+    child_wait(pid);
     return result;
 }
 
@@ -463,10 +462,5 @@ void guard_ask(const struct guard *guard)
 void guard_end(struct guard *guard)
 {
     close_fd(&guard->socket);
-    if (guard->pid <= 0)
-        return;
-    kill(guard->pid, SIGKILL);
-    while (waitpid(guard->pid, NULL, 0) < 0 && errno == EINTR)
-        ;
-    guard->pid = -1;
+    child_end(&guard->pid);
 }

@@ -54,8 +54,17 @@ int64_t microseconds(struct timeval time);
 /* Close every descriptor above 2 but those of `kept`, which is sorted; negative ones are none. 0, or -1. */
 int close_all_but(int *kept, unsigned count);
 
-/* Become without rights but `mask`, which survives an exec. 0, or -1 with errno. */
+/* Become without rights but `mask`, of which `inherited` survive an exec by whoever is not root. 0, or -1 with errno. */
+int set_capabilities(uint64_t mask, uint64_t inherited);
+
+/* The same where all of it survives an exec. */
 int keep_capabilities(uint64_t mask);
+
+/* Wait until a child has ended. Its status, as of waitpid(2). */
+int child_wait(pid_t pid);
+
+/* Kill a child and wait until it has ended; there may be none (-1), as afterwards. */
+void child_end(pid_t *pid);
 
 /* The name of an error number, "ENOENT", or "" when unknown. */
 const char *error_name(int error);

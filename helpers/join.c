@@ -197,7 +197,7 @@ static void read_words(int fd, char *text, size_t size)
 
 static int load_rules(const struct record *record, struct failure *failure)
 {
-    int pipes[2], status = 0, rules cleanup_fd = in_memory(record_field(record, 1));
+    int pipes[2], rules cleanup_fd = in_memory(record_field(record, 1));
     char words[600];
 
     if (rules < 0 || pipe2(pipes, O_CLOEXEC) < 0)
@@ -210,8 +210,7 @@ static int load_rules(const struct record *record, struct failure *failure)
     close(pipes[0]);
     if (pid < 0)
         return fail(failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
+    int status = child_wait(pid);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
     return fail(failure, EPERM, record, "cannot %s: %s", record_description(record),
@@ -269,10 +268,5 @@ int join_start(const struct plan *plan, int userns, int netns, struct join *join
 void join_end(struct join *join)
 {
     close_fd(&join->socket);
-    if (join->pid <= 0)
-        return;
-    kill(join->pid, SIGKILL);
-    while (waitpid(join->pid, NULL, 0) < 0 && errno == EINTR)
-        ;
-    join->pid = -1;
+    child_end(&join->pid);
 }

@@ -124,20 +124,18 @@ int device_index(int route, const char *device)
     return result < 0 ? -1 : index;
 }
 
-/* With no addresses of IPv6 that nobody gave it, or up. */
-static int change_link(int route, int index, bool up)
+/* None of IPv6 that nobody gave it. */
+static int no_addresses(int route, int index)
 {
     const uint8_t none = IN6_ADDR_GEN_MODE_NONE;
-    struct ifinfomsg head = {.ifi_index = index, .ifi_flags = up ? IFF_UP : 0, .ifi_change = up ? IFF_UP : 0};
+    struct ifinfomsg head = {.ifi_index = index};
     struct request request = {0};
 
     ssize_t at = request_begin(&request, RTM_SETLINK, NLM_F_ACK, &head, sizeof(head));
-    if (!up) {
-        size_t families = request_open(&request, IFLA_AF_SPEC), six = request_open(&request, AF_INET6);
-        request_add(&request, IFLA_INET6_ADDR_GEN_MODE, &none, sizeof(none));
-        request_shut(&request, six);
-        request_shut(&request, families);
-    }
+    size_t families = request_open(&request, IFLA_AF_SPEC), six = request_open(&request, AF_INET6);
+    request_add(&request, IFLA_INET6_ADDR_GEN_MODE, &none, sizeof(none));
+    request_shut(&request, six);
+    request_shut(&request, families);
     request_finish(&request, at);
     return request_send(route, &request);
 }
@@ -147,9 +145,9 @@ int link_start(int route, const char *name)
 {
     int index = device_index(route, name);
 
-    if (index < 0 || (change_link(route, index, false) < 0 && errno != EAFNOSUPPORT))
+    if (index < 0 || (no_addresses(route, index) < 0 && errno != EAFNOSUPPORT))
         return -1;
-    return change_link(route, index, true);
+    return bring_up(route, index);
 }
 
 int address_add(int route, const struct record *record)

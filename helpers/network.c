@@ -75,7 +75,7 @@ static int give_sockets(struct supervisor *s, unsigned i)
             continue;
         int fd = fcntl(*network_lease(s, record, 3), F_DUPFD_CLOEXEC, 3);
         if (fd < 0)
-            return fail(&s->failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
+            return network_cannot(&s->failure, errno, record);
         network->sockets[i][network->given[i]++] = fd;
     }
     return 0;

@@ -29,7 +29,7 @@ int network_fill_host(struct supervisor *s)
     const struct record *record = plan_find(s->plan, KIND_HOST_SETS);
 
     if (record && host_fill(record, s->network.nft, &s->network.host_sets) < 0)
-        return fail(&s->failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
+        return network_cannot(&s->failure, errno, record);
     return 0;
 }
 
@@ -97,7 +97,7 @@ int network_finish(struct supervisor *s)
         return -1;
     while ((record = plan_next(s->plan, KIND_ADDRESS, record)))
         if (strcmp(record_text(record, 0), "lo") != 0 && address_add(network->route, record) < 0)
-            return fail(&s->failure, errno, record, "cannot %s: %s", record_description(record), strerror(errno));
+            return network_cannot(&s->failure, errno, record);
     while ((record = plan_next(s->plan, KIND_RATE, record)))
         if (rate_send(network->route, record_text(record, 0), record_int(record, 1)) < 0 ||
             rate_receive(network->route, record_text(record, 0), record_int(record, 1)) < 0)

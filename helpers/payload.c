@@ -195,27 +195,6 @@ static int limit_namespaces(const struct record *record, int proc, struct failur
     return 0;
 }
 
-static int set_capabilities(uint64_t mask, bool is_root)
-{
-    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct data[2];
-    uint64_t inherited = is_root ? 0 : mask;
-
-    for (int i = 0; i < 64; i++)
-        if (!(mask & 1ull << i) && prctl(PR_CAPBSET_DROP, i) < 0 && errno != EINVAL)
-            return -1;
-    for (int i = 0; i < 2; i++) {
-        data[i].effective = data[i].permitted = (uint32_t)(mask >> (32 * i));
-        data[i].inheritable = (uint32_t)(inherited >> (32 * i));
-    }
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || syscall(SYS_capset, &header, data) < 0)
-        return -1;
-    for (int i = 0; i < 64; i++)
-        if ((inherited & 1ull << i) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0) < 0)
-            return -1;
-    return 0;
-}
-
 static int load_filter(const struct plan *plan, struct failure *failure)
 {
     const struct record *record = plan_find(plan, KIND_SECCOMP);
@@ -274,7 +253,7 @@ static int restrict_rights(const struct payload *payload, const struct root *roo
 
     if (enter_workdir(payload, failure) < 0)
         return -1;
-    if (set_capabilities(mask, root->uid == 0) < 0)
+    if (set_capabilities(mask, root->uid == 0 ? 0 : mask) < 0)
         return fail(failure, errno, capabilities, "cannot set capabilities: %s", strerror(errno));
     return load_filter(payload->plan, failure);
 }

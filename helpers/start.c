@@ -135,7 +135,6 @@ static int finish_tool(struct tool *tool, struct failure *failure, const struct 
     char text[400];
     size_t used = 0;
     ssize_t n = 1;
-    int status = 0;
     bool late = false;
 
     while (n > 0 && used < sizeof(text) - 1 && !late) {
@@ -148,8 +147,7 @@ static int finish_tool(struct tool *tool, struct failure *failure, const struct 
         used--;
     text[used] = 0;
     close_fd(&tool->errors);
-    while (waitpid(tool->pid, &status, 0) < 0 && errno == EINTR)
-        ;
+    int status = child_wait(tool->pid);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
     if (late)
@@ -236,16 +234,11 @@ void init_clear(struct init_process *init)
 
 void init_abandon(struct init_process *init)
 {
-    if (init->pid > 0) {
-        kill(init->pid, SIGKILL);
-        while (waitpid(init->pid, NULL, 0) < 0 && errno == EINTR)
-            ;
-    }
+    child_end(&init->pid);
     close_fd(&init->pidfd);
     close_fd(&init->socket);
     close_fd(&init->userns);
     close_fd(&init->netns);
-    init->pid = -1;
 }
 
 static int explain_clone(int error, struct failure *failure)

@@ -149,9 +149,5 @@ void terminal_suspend(bool group, int64_t deadline, int lifeline)
     kill(group ? 0 : getpid(), SIGTSTP);
     sigprocmask(SIG_UNBLOCK, &stop, NULL); /* here we stop */
     sigprocmask(SIG_BLOCK, &stop, NULL);
-    if (watchdog > 0) {
-        kill(watchdog, SIGKILL);
-        while (waitpid(watchdog, NULL, 0) < 0 && errno == EINTR)
-            ;
-    }
+    child_end(&watchdog);
 }

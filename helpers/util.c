@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <linux/capability.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -115,22 +117,47 @@ int close_all_but(int *kept, unsigned count)
     return sys_close_range(next, ~0u);
 }
 
-int keep_capabilities(uint64_t mask)
+int set_capabilities(uint64_t mask, uint64_t inherited)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct data[2] = {{0}};
+    struct __user_cap_data_struct data[2];
 
     for (int i = 0; i < 64; i++)
         if (!(mask & 1ull << i) && prctl(PR_CAPBSET_DROP, i) < 0 && errno != EINVAL)
             return -1;
-    for (int i = 0; i < 2; i++)
-        data[i].effective = data[i].permitted = data[i].inheritable = (uint32_t)(mask >> (32 * i));
+    for (int i = 0; i < 2; i++) {
+        data[i].effective = data[i].permitted = (uint32_t)(mask >> (32 * i));
+        data[i].inheritable = (uint32_t)(inherited >> (32 * i));
+    }
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || syscall(SYS_capset, &header, data) < 0)
         return -1;
     for (int i = 0; i < 64; i++)
-        if ((mask & 1ull << i) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0) < 0)
+        if ((inherited & 1ull << i) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0) < 0)
             return -1;
     return 0;
+}
+
+int keep_capabilities(uint64_t mask)
+{
+    return set_capabilities(mask, mask);
+}
+
+int child_wait(pid_t pid)
+{
+    int status = 0;
+
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return status;
+}
+
+void child_end(pid_t *pid)
+{
+    if (*pid > 0) {
+        kill(*pid, SIGKILL);
+        child_wait(*pid);
+    }
+    *pid = -1;
 }
 
 int64_t microseconds(struct timeval time)

@@ -251,8 +251,8 @@ def once(machine: worlds.World, kind: str, prefix: list[str]) -> list[float]:
 
 def run(machine: worlds.World, *command: str) -> str:
     """What it wrote. Thrice, for an old pasta loses a connection now and then, and iperf3 its own."""
-    told = "does not end"
     for patience in (20, 20, 60):
+        told = "does not end"
         with suppress(subprocess.TimeoutExpired):
             options = {"env": environment(machine), "timeout": patience, "start_new_session": True}
             done = machine.run(*command, **options)

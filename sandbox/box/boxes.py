@@ -201,7 +201,7 @@ class Boxes:
             ImageError: there is none.
         """
         if not self.exists(name):
-            raise ImageError(f"there is no sandbox {name}", "sandbox ps -a")
+            raise _missing(name)
         return self._record(name), self._at(name)
 
     def running(self, name: str) -> bool:
@@ -222,15 +222,10 @@ class Boxes:
             ImageError: there is none, or it is in use.
         """
         self._sweep()
+        fd = self._taken(name)
         try:
-            fd = os.open(self._at(name), _DIRECTORY)
-        except FileNotFoundError:
-            raise ImageError(f"there is no sandbox {name}", "sandbox ps -a") from None
-        try:
-            if not _take(fd):
-                raise _in_use(name)
             if not is_at(fd, self._at(name)):  # removed, or replaced, meanwhile
-                raise ImageError(f"there is no sandbox {name}", "sandbox ps -a")
+                raise _missing(name)
             record = self._record(name)
             self._pin_again(record)
             return Box(record, self._at(name), fd, self.store)
@@ -278,17 +273,12 @@ class Boxes:
         Raises:
             ImageError: there is none, it is in use, or some of it can't be removed.
         """
+        fd = self._taken(name)
         try:
-            fd = os.open(self._at(name), _DIRECTORY)
-        except FileNotFoundError:
-            raise ImageError(f"there is no sandbox {name}", "sandbox ps -a") from None
-        try:
-            if not _take(fd):
-                raise _in_use(name)
             gone = os.path.join(self.path, f".gone-{os.urandom(8).hex()}")
             with self._changing():
                 if not is_at(fd, self._at(name)):  # removed, or replaced, meanwhile
-                    raise ImageError(f"there is no sandbox {name}", "sandbox ps -a")
+                    raise _missing(name)
                 os.rename(self._at(name), gone)
                 flush(self.path)
                 self.store.remove_ref(self._pin(name))
@@ -303,6 +293,20 @@ class Boxes:
                 "choose one such as my-box.1",
             )
         return os.path.join(self.path, name)
+
+    def _taken(self, name: str) -> int:
+        """The directory of a box, locked for nobody else."""
+        try:
+            fd = os.open(self._at(name), _DIRECTORY)
+        except FileNotFoundError:
+            raise _missing(name) from None
+        try:
+            if not _take(fd):
+                raise _in_use(name)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _record(self, name: str) -> Record:
         path = self._at(name)
@@ -371,6 +375,10 @@ def _take(fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_UN)  # or two who wait would keep each other waiting
         time.sleep(_MOMENT)
     return True
+
+
+def _missing(name: str) -> ImageError:
+    return ImageError(f"there is no sandbox {name}", "sandbox ps -a")
 
 
 def _in_use(name: str) -> ImageError:

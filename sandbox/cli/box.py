@@ -176,6 +176,7 @@ def _logs(arguments: list[str]) -> int:
 def _commit(arguments: list[str]) -> int:
     import json
 
+    from sandbox.cli.image.common import made_options
     from sandbox.image.compose import source_date
     from sandbox.image.instructions import changed
     from sandbox.image.reference import parse_new_name
@@ -188,16 +189,8 @@ def _commit(arguments: list[str]) -> int:
     )
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("image", metavar="IMAGE")
-    parser.add_argument("-m", "--message", metavar="TEXT", default="", help="what its history says of it")
+    made_options(parser)
     parser.add_argument("-a", "--author", metavar="NAME", default="", help="who made it")
-    parser.add_argument(
-        "-c",
-        "--change",
-        action="append",
-        default=[],
-        metavar="INSTRUCTION",
-        help="as in a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR",
-    )
     parser.add_argument("-q", "--quiet", action="store_true", help="don't print the ID")
     options = parser.parse(arguments)
     reference = parse_new_name(options.image)

@@ -21,8 +21,11 @@ from sandbox.image import garbage
 from sandbox.image.durable import try_lock
 from sandbox.image.store import Store
 from tests.image.stored import put_image
-from tests.image.test_root import BASE
+from tests.image.test_root import BASE, put
+from tests.image.test_root import store as bare
 from tests.support.needs import need
+
+__all__ = ["bare"]  # the fixture
 
 pytestmark = [pytest.mark.integration, pytest.mark.as_root]
 
@@ -30,22 +33,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def store(tmp_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    need("userns", "busybox")
-    if os.geteuid():
-        need("idrange")
-    work = tmp_path / "work"
-    work.mkdir(mode=0o755)
-    monkeypatch.chdir(work)
-    made = Store()
-    put_image(made, "docker.io/library/base:latest", [BASE])
-    yield made
-    boxes = Boxes(made)
+def store(bare: Store) -> Iterator[Store]:
+    put(bare)
+    yield bare
+    boxes = Boxes(bare)
     for each in boxes.all():
         boxes.remove(each.name)
-    for key in made.unpacked.all():
-        made.unpacked.discard(made.unpacked.set_aside(key))
-    made.unpacked.recover()
 
 
 @pytest.fixture

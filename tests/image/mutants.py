@@ -122,8 +122,8 @@ MUTANTS = [
     one(
         "a box is nobody else's meanwhile",
         "sandbox/box/boxes.py",
-        "                raise _in_use(name)\n            if not is_at",
-        "                pass\n            if not is_at",
+        "                raise _in_use(name)\n        except",
+        "                pass\n        except",
         BOXES,
         "one_at_a_time",
     ),

@@ -194,8 +194,8 @@ MUTANTS = [
     one(
         "capabilities are dropped",
         HELPER + "payload.c",
-        "if (set_capabilities(mask, root->uid == 0) < 0)",
-        "if (mask == 1 && set_capabilities(mask, root->uid == 0) < 0)",
+        "if (set_capabilities(mask, root->uid == 0 ? 0 : mask) < 0)",
+        "if (mask == 1 && set_capabilities(mask, root->uid == 0 ? 0 : mask) < 0)",
         HERE + "test_rights.py",
         "status_says_no_rights",
     ),

@@ -26,6 +26,7 @@ __all__ = [
     "SHORT_ID",
     "age",
     "json_options",
+    "made_options",
     "print_json",
     "print_table",
     "quiet_option",
@@ -70,6 +71,19 @@ def store() -> Store:
 def quiet_option(parser: Parser, help: str) -> None:
     """Add -q."""
     parser.add_argument("-q", "--quiet", action="store_true", help=help)
+
+
+def made_options(parser: Parser) -> None:
+    """Add what is said of an image that is made of files: --change and --message."""
+    parser.add_argument(
+        "-c",
+        "--change",
+        action="append",
+        default=[],
+        metavar="INSTRUCTION",
+        help="as in a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR",
+    )
+    parser.add_argument("-m", "--message", metavar="TEXT", default="", help="what its history says of it")
 
 
 def json_options(parser: Parser) -> None:

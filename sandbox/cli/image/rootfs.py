@@ -6,7 +6,7 @@ import argparse
 import os
 
 from sandbox.cli.common import Parser, UsageError
-from sandbox.cli.image.common import quiet_option, store
+from sandbox.cli.image.common import made_options, quiet_option, store
 from sandbox.cli.image.output import reading, writing
 from sandbox.errors import ImageError
 from sandbox.image import listing
@@ -55,15 +55,7 @@ def import_(arguments: list[str]) -> int:
 def _import_options(arguments: list[str]) -> argparse.Namespace:
     parser = Parser("image import", "[options] FILE|DIR|- NAME", _IMPORT, _EXAMPLES)
     parser.add_argument("words", nargs="*", metavar="FILE|DIR|- NAME")
-    parser.add_argument(
-        "-c",
-        "--change",
-        action="append",
-        default=[],
-        metavar="INSTRUCTION",
-        help="CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR, as in a Dockerfile",
-    )
-    parser.add_argument("-m", "--message", default="", metavar="TEXT", help="what its history says of it")
+    made_options(parser)
     parser.add_argument("--platform", metavar="OS/ARCH", help="what it is for (default: this machine)")
     parser.add_argument(
         "--debootstrap",
